@@ -1,0 +1,45 @@
+package mesh
+
+// Objects that Garrison owns, in [SystemNamespace] unless said otherwise.
+const (
+	SystemNamespace = "istio-system"
+
+	InjectorService = "istio-sidecar-injector" // port 443
+	CitadelService  = "istio-citadel"          // port 8060
+
+	// InjectorWebhook names the MutatingWebhookConfiguration; each of its
+	// entries ends in InjectorWebhookSuffix.
+	InjectorWebhook       = "istio-sidecar-injector"
+	InjectorWebhookSuffix = "sidecar-injector.istio.io"
+
+	CASecret      = "istio-ca-secret"
+	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
+	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
+)
+
+// Secret types, as Istio names them.
+const (
+	WorkloadSecretType = "istio.io/key-and-cert"
+	CASecretType       = "istio.io/ca-root"
+)
+
+// WorkloadSecretPrefix precedes the service account in the name of its Secret.
+const WorkloadSecretPrefix = "istio."
+
+// WorkloadSecret returns the name of the Secret that holds a service account's
+// certificate.
+func WorkloadSecret(account string) string { return WorkloadSecretPrefix + account }
+
+// ServerAccount returns the service account that the server behind a Service
+// runs as.
+func ServerAccount(service string) string { return service + "-service-account" }
+
+// ManagedBy is the value of the label app.kubernetes.io/managed-by on all that
+// Garrison makes.
+const (
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	ManagedBy      = "garrison"
+)
+
+// DefaultClusterDomain is the DNS suffix of cluster services.
+const DefaultClusterDomain = "cluster.local"

@@ -1,0 +1,33 @@
+package mesh
+
+// Folders and files in the istio-proxy container.
+const (
+	CertDir   = "/etc/certs" // tmpfs; cert-chain.pem, key.pem, root-cert.pem
+	CertChain = "cert-chain.pem"
+	CertKey   = "key.pem"
+	CertRoot  = "root-cert.pem"
+
+	TokenDir  = "/var/run/secrets/tokens"
+	TokenFile = TokenDir + "/istio-token"
+
+	RootDir  = "/var/run/secrets/istio"
+	RootFile = RootDir + "/root-cert.pem"
+
+	ProxyConfigDir = "/etc/istio/proxy" // writable; Envoy's bootstrap
+)
+
+// TokenAudience is the audience of the projected token that proves a pod to
+// Citadel.
+const TokenAudience = "istio-ca"
+
+// Paths of the injector and of the sidecar's agent.
+const (
+	InjectPath         = "/inject"
+	ReadyPath          = "/healthz/ready"  // of the sidecar, on ReadinessPort and AgentPort
+	AppHealthPrefix    = "/app-health/"    // + <container>/{livez,readyz,startupz}
+	AppLifecyclePrefix = "/app-lifecycle/" // + <container>/{prestopz,poststartz}
+)
+
+// ProbersEnv is the variable of istio-proxy that maps each rewritten probe's path
+// to the probe that the pod's author wrote, as JSON.
+const ProbersEnv = "ISTIO_KUBE_APP_PROBERS"
