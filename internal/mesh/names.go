@@ -41,5 +41,12 @@ const (
 	ManagedBy      = "garrison"
 )
 
+// Field managers of server-side apply: under these names the API server records
+// which fields Garrison owns.
+const (
+	CitadelFieldManager  = "garrison-citadel"
+	InjectorFieldManager = "garrison-injector"
+)
+
 // DefaultClusterDomain is the DNS suffix of cluster services.
 const DefaultClusterDomain = "cluster.local"
