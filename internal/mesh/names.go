@@ -13,8 +13,17 @@ const (
 	InjectorWebhookSuffix = "sidecar-injector.istio.io"
 
 	CASecret      = "istio-ca-secret"
+	CACertKey     = "ca-cert.pem" // in CASecret: the signing certificate
+	CAKeyKey      = "ca-key.pem"  // in CASecret: its private key
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
+)
+
+// Leases of the replicas that write, in [SystemNamespace]. The RBAC rules of the
+// manifests name them.
+const (
+	InjectorLease = "garrison-injector"
+	CitadelLease  = "garrison-citadel"
 )
 
 // Secret types, as Istio names them.
@@ -22,6 +31,10 @@ const (
 	WorkloadSecretType = "istio.io/key-and-cert"
 	CASecretType       = "istio.io/ca-root"
 )
+
+// ServiceAccountAnnotation tells people whose certificate a Secret holds. Nothing
+// trusts it: the Secret's name decides.
+const ServiceAccountAnnotation = "istio.io/service-account.name"
 
 // WorkloadSecretPrefix precedes the service account in the name of its Secret.
 const WorkloadSecretPrefix = "istio."
