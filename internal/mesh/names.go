@@ -13,8 +13,8 @@ const (
 	InjectorWebhookSuffix = "sidecar-injector.istio.io"
 
 	CASecret      = "istio-ca-secret"
-	CACertKey     = "ca-cert.pem" // in CASecret: the signing certificate
-	CAKeyKey      = "ca-key.pem"  // in CASecret: its private key
+	CACertKey     = "ca-cert.pem"        // in CASecret: the signing certificate
+	CAKeyKey      = "ca-key.pem"         // in CASecret: its private key
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )

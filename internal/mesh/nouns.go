@@ -1,12 +1,12 @@
 package mesh
 
-// ServiceAccount is a Kubernetes service account, which is what the mesh gives
-// identities to.
+// ServiceAccount is one service account as it exists now. The UID tells it from
+// an earlier one of the same name, whose credentials are none of its business.
 type ServiceAccount struct {
 	Namespace string
 	Name      string
-	UID       string // tells an account from a later one of the same name
+	UID       string
 }
 
-// String returns namespace/name.
+// String returns namespace/name, for people.
 func (a ServiceAccount) String() string { return a.Namespace + "/" + a.Name }
