@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, params(t, "testdata/scripts"))
+}
+
+// TestDisruptive runs its scripts in the order of their names, each alone.
+func TestDisruptive(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/disruptive/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, script := range scripts {
+		t.Run(filepath.Base(script), func(t *testing.T) {
+			p := params(t, "")
+			p.Files = []string{script}
+			testscript.Run(t, p)
+		})
+	}
+}
+
+func params(t *testing.T, dir string) testscript.Params {
+	t.Helper()
+	kubeconfig := cluster(t)
+	abs := func(path string) string {
+		path, err := filepath.Abs(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return testscript.Params{
+		Dir:                dir,
+		RequireUniqueNames: true,
+		TestWork:           os.Getenv("TESTWORK") != "",
+		Cmds:               commands,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("KUBECONFIG", kubeconfig)
+			env.Setenv("HOME", os.Getenv("HOME"))
+			env.Setenv("APPS", abs("testdata/apps"))
+			env.Setenv("REPO", abs("../.."))
+			env.Setenv("PROTO", os.Getenv("GARRISON_CSR_PROTO"))
+			return nil
+		},
+	}
+}
+
+// cluster returns the kubeconfig of the cluster under test, or skips.
+func cluster(t *testing.T) string {
+	t.Helper()
+	kubeconfig := os.Getenv("KUBECONFIG")
+	if kubeconfig == "" {
+		t.Skip("KUBECONFIG does not name a cluster with Garrison installed; `make test` starts one")
+	}
+	return kubeconfig
+}
