@@ -1,0 +1,89 @@
+// Package admission speaks the AdmissionReview protocol of Kubernetes, version
+// admission.k8s.io/v1: it turns the API server's HTTP requests into [Request]
+// values and [Response] values into answers.
+//
+// It refuses what is no review before anybody decides on it: other methods and
+// content types, bodies over a limit, more requests at a time than memory was
+// planned for, envelopes that cannot be read. It knows nothing of the objects
+// under review, which stay the bytes that the API server sent.
+//
+// Start reading at [Handler].
+package admission
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kjson "sigs.k8s.io/json"
+)
+
+// Request is what is asked about one object. The parts of the API server's
+// request that nothing here decides on, such as the user, are not decoded.
+type Request struct {
+	UID         types.UID                   `json:"uid"`
+	Resource    metav1.GroupVersionResource `json:"resource"`
+	SubResource string                      `json:"subResource"`
+	Namespace   string                      `json:"namespace"`
+	Operation   admissionv1.Operation       `json:"operation"`
+	Object      json.RawMessage             `json:"object"` // null or absent on DELETE
+}
+
+// Response is the answer to a request.
+type Response struct {
+	Allowed  bool
+	Message  string            // to the user, where not allowed
+	Patch    []byte            // JSON patch; none when empty
+	Warnings []string          // to the user, allowed or not
+	Audit    map[string]string // annotations of the API server's audit event
+}
+
+// review is the part of an AdmissionReview that is read.
+type review struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Request    *Request `json:"request"`
+}
+
+var apiVersion = admissionv1.SchemeGroupVersion.String()
+
+// parse reads a review. The error names the field that is wrong.
+func parse(body []byte) (*Request, error) {
+	var r review
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &r); err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	switch {
+	case r.Kind != "AdmissionReview":
+		return nil, fmt.Errorf("kind: %.64q, want AdmissionReview", r.Kind)
+	case r.APIVersion != apiVersion:
+		return nil, fmt.Errorf("apiVersion: %.64q, want %s", r.APIVersion, apiVersion)
+	case r.Request == nil:
+		return nil, errors.New("request: missing")
+	case r.Request.UID == "":
+		return nil, errors.New("request.uid: missing")
+	}
+	return r.Request, nil
+}
+
+// review returns the answer as the API server expects it.
+func (r Response) review(uid types.UID) *admissionv1.AdmissionReview {
+	out := &admissionv1.AdmissionResponse{
+		UID: uid, Allowed: r.Allowed, Warnings: r.Warnings, AuditAnnotations: r.Audit,
+	}
+	if !r.Allowed {
+		// 403 is what the API server answers its own client with.
+		out.Result = &metav1.Status{Status: metav1.StatusFailure, Message: r.Message, Reason: metav1.StatusReasonForbidden, Code: 403}
+	}
+	if r.Allowed && len(r.Patch) > 0 {
+		out.Patch, out.PatchType = r.Patch, new(admissionv1.PatchTypeJSONPatch)
+	}
+	return &admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: apiVersion, Kind: "AdmissionReview"},
+		Response: out,
+	}
+}

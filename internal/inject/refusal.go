@@ -1,0 +1,57 @@
+package inject
+
+import (
+	"fmt"
+)
+
+// Reason says in one word why a pod was injected, left alone or refused: for
+// metrics, audit annotations and logs. There are few, and they are stable.
+type Reason string
+
+// Why a pod is injected or left alone.
+const (
+	Selected         Reason = "selected"          // by the webhook's selectors, and nothing spoke against it
+	LabelTrue        Reason = "label-true"        // sidecar.istio.io/inject on the pod
+	LabelFalse       Reason = "label-false"       //
+	AnnotationTrue   Reason = "annotation-true"   // the deprecated spelling
+	AnnotationFalse  Reason = "annotation-false"  //
+	HostNetwork      Reason = "host-network"      // capture would change the node
+	IgnoredNamespace Reason = "ignored-namespace" // of the system
+	MirrorPod        Reason = "mirror-pod"        // it runs already; the API server only shows it
+	AlreadyInjected  Reason = "already-injected"
+	NotPodCreation   Reason = "not-a-pod-creation"
+)
+
+// Why a pod is refused.
+const (
+	Malformed    Reason = "malformed-pod"
+	BadLabel     Reason = "bad-label"
+	BadAnnotate  Reason = "bad-annotation"
+	ReservedName Reason = "reserved-name"
+	ProxyUser    Reason = "proxy-user"
+	Overload     Reason = "overload"
+)
+
+// Refusal says what is wrong with a pod and where.
+type Refusal struct {
+	Reason  Reason
+	Field   string // path, as Kubernetes writes them
+	Problem string // what is there, and what may be
+}
+
+// Error returns the field and the problem.
+func (r *Refusal) Error() string { return r.Field + ": " + r.Problem }
+
+// maxQuoted bounds how much of a stranger's value a message repeats.
+const maxQuoted = 64
+
+func annotationRefusal(name, value, problem string) *Refusal {
+	return &Refusal{Reason: BadAnnotate, Field: "metadata.annotations[" + name + "]", Problem: quote(value) + " is " + problem}
+}
+
+func quote(value string) string {
+	if len(value) > maxQuoted {
+		return fmt.Sprintf("%q… (%d bytes)", value[:maxQuoted], len(value))
+	}
+	return fmt.Sprintf("%q", value)
+}

@@ -1,0 +1,137 @@
+package inject
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// redirectContainer is the init container that captures the pod's traffic, then
+// ends. It alone may change the pod's network.
+func redirectContainer(s Settings, o options) corev1.Container {
+	return corev1.Container{
+		Name:            mesh.InitContainer,
+		Image:           s.image,
+		ImagePullPolicy: s.pullPolicy,
+		Args: []string{
+			"redirect",
+			fmt.Sprintf("--proxy-uid=%d", mesh.ProxyUID),
+			fmt.Sprintf("--inbound-port=%d", mesh.InboundPort),
+			fmt.Sprintf("--outbound-port=%d", mesh.OutboundPort),
+			fmt.Sprintf("--exclude-inbound-ports=%d,%d,%d", mesh.AgentPort, mesh.ReadinessPort, mesh.EnvoyStatsPort),
+		},
+		Resources: o.resources.requirements(),
+		SecurityContext: &corev1.SecurityContext{
+			RunAsUser:                new(int64(0)),
+			RunAsGroup:               new(int64(0)),
+			RunAsNonRoot:             new(false), // the pod may ask otherwise for its own
+			Privileged:               new(false),
+			AllowPrivilegeEscalation: new(false),
+			ReadOnlyRootFilesystem:   new(true),
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN"}},
+			SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+	}
+}
+
+// proxyContainer is the native sidecar: the agent and Envoy. The kubelet starts
+// what comes after it only when its startup probe has passed.
+func proxyContainer(s Settings, o options, probers map[string]prober) corev1.Container {
+	ready := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: mesh.ReadyPath, Port: intstr.FromInt32(mesh.ReadinessPort)}}
+	return corev1.Container{
+		Name:            mesh.ProxyContainer,
+		Image:           s.image,
+		ImagePullPolicy: s.pullPolicy,
+		Args:            []string{"proxy"},
+		RestartPolicy:   new(corev1.ContainerRestartPolicyAlways),
+		Env:             proxyEnv(s, probers),
+		Ports: []corev1.ContainerPort{
+			{Name: "http-envoy-prom", ContainerPort: mesh.EnvoyStatsPort, Protocol: corev1.ProtocolTCP},
+		},
+		Resources:       o.resources.requirements(),
+		ReadinessProbe:  &corev1.Probe{ProbeHandler: ready, PeriodSeconds: 15, FailureThreshold: 4, TimeoutSeconds: 3},
+		StartupProbe:    &corev1.Probe{ProbeHandler: ready, PeriodSeconds: 1, FailureThreshold: 600, TimeoutSeconds: 3},
+		SecurityContext: proxySecurity(s.privileged),
+		VolumeMounts: []corev1.VolumeMount{
+			{Name: mesh.EnvoyVolume, MountPath: mesh.ProxyConfigDir},
+			{Name: mesh.CertVolume, MountPath: mesh.CertDir},
+			{Name: mesh.TokenVolume, MountPath: mesh.TokenDir, ReadOnly: true},
+			{Name: mesh.RootVolume, MountPath: mesh.RootDir, ReadOnly: true},
+		},
+	}
+}
+
+// proxySecurity holds the sidecar to what the restricted pod security standard
+// allows; privileged opens it for people who look at traffic with sudo and
+// tcpdump, which need the runtime's default capabilities besides.
+func proxySecurity(privileged bool) *corev1.SecurityContext {
+	sc := &corev1.SecurityContext{
+		RunAsUser:                new(int64(mesh.ProxyUID)),
+		RunAsGroup:               new(int64(mesh.ProxyUID)),
+		RunAsNonRoot:             new(true),
+		Privileged:               new(false),
+		AllowPrivilegeEscalation: new(privileged),
+		ReadOnlyRootFilesystem:   new(!privileged),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if privileged {
+		sc.Capabilities = &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN", "NET_RAW"}}
+	}
+	return sc
+}
+
+func proxyEnv(s Settings, probers map[string]prober) []corev1.EnvVar {
+	field := func(name, path string) corev1.EnvVar {
+		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
+	}
+	env := []corev1.EnvVar{
+		field(mesh.PodNameEnv, "metadata.name"),
+		field(mesh.PodNamespaceEnv, "metadata.namespace"),
+		field(mesh.ServiceAccountEnv, "spec.serviceAccountName"),
+		field(mesh.InstanceIPEnv, "status.podIP"),
+		field(mesh.HostIPEnv, "status.hostIP"),
+		{Name: mesh.CAAddressEnv, Value: s.caAddress},
+		{Name: mesh.TrustDomainEnv, Value: s.trustDomain.String()},
+	}
+	if len(probers) > 0 {
+		table, _ := json.Marshal(probers) // strings and numbers: it cannot fail
+		// The kubelet expands $(NAME) in values, and a probe's header may hold that.
+		env = append(env, corev1.EnvVar{Name: mesh.ProbersEnv, Value: strings.ReplaceAll(string(table), "$", `\u0024`)})
+	}
+	return env
+}
+
+func (r resources) requirements() corev1.ResourceRequirements {
+	list := func(cpu, memory resource.Quantity) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory}
+	}
+	return corev1.ResourceRequirements{Requests: list(r.cpu, r.memory), Limits: list(r.cpuLimit, r.memoryLimit)}
+}
+
+// sidecarVolumes are what the sidecar mounts, and what no volume of the pod's own
+// may be named.
+func sidecarVolumes() []corev1.Volume {
+	memory := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}
+	return []corev1.Volume{
+		{Name: mesh.EnvoyVolume, VolumeSource: memory},
+		{Name: mesh.CertVolume, VolumeSource: memory},
+		{Name: mesh.TokenVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+				Audience:          mesh.TokenAudience,
+				ExpirationSeconds: new(int64(mesh.TokenSeconds)),
+				Path:              path.Base(mesh.TokenFile),
+			}}},
+		}}},
+		{Name: mesh.RootVolume, VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+			LocalObjectReference: corev1.LocalObjectReference{Name: mesh.RootConfigMap},
+		}}},
+	}
+}
