@@ -1,0 +1,118 @@
+// Command bench measures what an admission review and a signed certificate cost
+// Garrison's servers, beside the least that any program would spend on them on the
+// same machine in the same minute. It prints a line for each figure:
+//
+//	name value unit goal G met|short
+//
+// followed by the number of repeats and their spread; figures without a goal are
+// there for comparison. Being slow is a result and no failure: bench fails only
+// when it could not measure.
+//
+// What is measured is CPU time of the server's own process, for rates and
+// latencies on a machine that runs the load as well say little. The servers are
+// this program again, started as "bench serve <role>" (serve.go): the real
+// handlers without an API server, and the floors (floor.go). It asks no cluster and
+// leaves loopback alone apart from its own ports. Start reading at [bench.all].
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) > 1 && args[0] == "serve" {
+		return runServer(ctx, args[1:])
+	}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	quick := flags.Bool("quick", false, "measure for about 20 seconds: enough to see that it works, not to believe it")
+	profile := flags.String("profile", "", "write each server's CPU profile into this `folder`")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	p := plan{repeats: 7, window: 3 * time.Second, podRepeats: 3, podWindow: 2 * time.Second, benchtime: "1s"}
+	bound := 4 * time.Minute
+	if *quick {
+		p = plan{repeats: 3, window: 600 * time.Millisecond, podRepeats: 1, podWindow: 500 * time.Millisecond, benchtime: "0.2s"}
+		bound = time.Minute
+	}
+	if p.profile = *profile; p.profile != "" {
+		if err := os.MkdirAll(p.profile, 0o755); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("not done after %v", bound))
+	defer cancel()
+	dir, err := os.MkdirTemp("", "garrison-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	fmt.Printf("# %s %s/%s, %d CPUs%s, %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(),
+		time.Now().UTC().Format(time.RFC3339))
+	fmt.Printf("# webhook: HTTP/1.1, TLS 1.3, %d clients; ca: TLS gRPC, 1 connection, %d clients, P-256; %d × %v each, in turn\n",
+		webhookClients, caClients, p.repeats, p.window)
+	b := bench{plan: p, dir: dir, report: func(figures ...figure) {
+		for _, f := range figures {
+			fmt.Println(f)
+		}
+	}}
+	return b.all(ctx)
+}
+
+// runServer serves a role until it is told to end, or until whoever started it is
+// gone: then standard input ends.
+func runServer(ctx context.Context, args []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with standard input, or with the process
+		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // either way it is over
+		cancel()
+	}()
+	profile := ""
+	if len(args) > 1 {
+		profile = args[1]
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	return profiled(profile, func() error { return serveRole(ctx, args[0], os.Stdout, log) })
+}
+
+// processor names the processor's model, where Linux knows it.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range bytes.Lines(info) {
+		if key, value, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(key)) == "model name" {
+			return " " + string(bytes.TrimSpace(value))
+		}
+	}
+	return ""
+}

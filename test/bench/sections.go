@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Goals, as factors of the floor measured in the same repeat. They are hopes, and
+// nothing fails that falls short.
+const (
+	webhookGoal = 3   // × roleTyped
+	caGoal      = 1.5 // × roleFloorCA
+)
+
+// plan says how long to measure.
+type plan struct {
+	repeats    int
+	window     time.Duration // of one server in one repeat
+	podWindow  time.Duration // the same, with one kind of pod alone
+	podRepeats int
+	benchtime  string // of what runs inside this process
+	profile    string // folder for the servers' CPU profiles; "": none
+}
+
+// limit keeps a window's memory bounded on machines faster than any of today.
+const limit = 1_000_000
+
+// bench runs the sections of a measurement.
+type bench struct {
+	plan   plan
+	dir    string // for the servers' logs
+	report func(...figure)
+}
+
+// all measures everything. Its error means that something could not be measured.
+func (b bench) all(ctx context.Context) error {
+	return errors.Join(b.webhook(ctx), b.ca(ctx), b.inProcess())
+}
+
+// webhook measures the injector beside both floors with the mix of pods, then the
+// injector and the typed floor with each kind of pod alone.
+func (b bench) webhook(ctx context.Context) (err error) {
+	mix, err := reviews()
+	if err != nil {
+		return err
+	}
+	servers, stop, err := b.start(ctx, roleTyped, roleInjector, roleDecode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	injector := newWebhook(servers[1], mix)
+	for _, r := range mix {
+		patch, err := injector.patch(ctx, r)
+		if err != nil {
+			return fmt.Errorf("%s: pod %s: %w", roleInjector, r.name, err)
+		}
+		b.report(figure{name: "webhook." + r.name + ".pod", values: []float64{float64(len(r.pod))}, unit: "bytes"},
+			figure{name: "webhook." + r.name + ".patch", values: []float64{float64(len(patch))}, unit: "bytes"})
+	}
+	if err := b.mixed(ctx, servers, mix); err != nil {
+		return err
+	}
+	return b.eachPod(ctx, servers[:2], mix)
+}
+
+func (b bench) mixed(ctx context.Context, servers []*server, mix []review) error {
+	var contenders []contender
+	for _, s := range servers {
+		w := newWebhook(s, mix)
+		defer w.client.CloseIdleConnections()
+		contenders = append(contenders, contender{s, w.call})
+	}
+	samples, err := rounds(ctx, b.plan.repeats, load{webhookClients, b.plan.window, limit}, contenders...)
+	if err != nil {
+		return err
+	}
+	injector := values(samples[roleInjector], cpu)
+	ratio := ratios(injector, values(samples[roleTyped], cpu))
+	for _, role := range []string{roleDecode, roleTyped, roleInjector} {
+		b.report(standard("webhook."+role, samples[role])...)
+	}
+	b.report(
+		figure{name: "webhook.ratio-to-decode", values: ratios(injector, values(samples[roleDecode], cpu)), unit: "x"},
+		figure{name: "webhook.ratio", values: ratio, unit: "x", goal: webhookGoal},
+	)
+	return nil
+}
+
+func (b bench) eachPod(ctx context.Context, servers []*server, mix []review) error {
+	growth := make(map[string][2][]float64) // by role: smallest and largest pod
+	for _, r := range mix {
+		var contenders []contender
+		for _, s := range servers {
+			w := newWebhook(s, []review{r})
+			defer w.client.CloseIdleConnections()
+			contenders = append(contenders, contender{s, w.call})
+		}
+		samples, err := rounds(ctx, b.plan.podRepeats, load{webhookClients, b.plan.podWindow, limit}, contenders...)
+		if err != nil {
+			return fmt.Errorf("pod %s: %w", r.name, err)
+		}
+		floor, injector := values(samples[roleTyped], cpu), values(samples[roleInjector], cpu)
+		b.report(
+			figure{name: "webhook." + r.name + "." + roleTyped + ".cpu", values: floor, unit: "ms"},
+			figure{name: "webhook." + r.name + "." + roleInjector + ".cpu", values: injector, unit: "ms"},
+			figure{name: "webhook." + r.name + ".ratio", values: ratios(injector, floor), unit: "x", goal: webhookGoal},
+		)
+		for role, v := range map[string][]float64{roleTyped: floor, roleInjector: injector} {
+			g := growth[role]
+			switch r.name {
+			case mix[0].name:
+				g[0] = v
+			case mix[1].name:
+				g[1] = v
+			}
+			growth[role] = g
+		}
+	}
+	for _, role := range []string{roleTyped, roleInjector} {
+		b.report(figure{name: "webhook." + role + ".growth", values: ratios(growth[role][1], growth[role][0]), unit: "x"})
+	}
+	return nil
+}
+
+// ca measures Citadel beside its floor.
+func (b bench) ca(ctx context.Context) (err error) {
+	requests, err := newRequests()
+	if err != nil {
+		return err
+	}
+	servers, stop, err := b.start(ctx, roleFloorCA, roleCitadel)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	var contenders []contender
+	for _, s := range servers {
+		a, err := newAgents(s, requests)
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		if err := a.verify(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.role, err)
+		}
+		contenders = append(contenders, contender{s, a.call})
+	}
+	samples, err := rounds(ctx, b.plan.repeats, load{caClients, b.plan.window, limit}, contenders...)
+	if err != nil {
+		return err
+	}
+	for _, role := range []string{roleFloorCA, roleCitadel} {
+		b.report(standard("ca."+role, samples[role])...)
+	}
+	b.report(figure{
+		name: "ca.ratio", unit: "x", goal: caGoal,
+		values: ratios(values(samples[roleCitadel], cpu), values(samples[roleFloorCA], cpu)),
+	})
+	return nil
+}
+
+// start starts a server for each role. stop ends them all and waits for them.
+func (b bench) start(ctx context.Context, roles ...string) (servers []*server, stop func() error, err error) {
+	stop = func() error {
+		var errs []error
+		for _, s := range servers {
+			errs = append(errs, s.stop())
+		}
+		return errors.Join(errs...)
+	}
+	for _, role := range roles {
+		s, err := startServer(ctx, role, b.dir, b.plan.profile)
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		servers = append(servers, s)
+	}
+	return servers, stop, nil
+}

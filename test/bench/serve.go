@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"runtime/pprof"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+// Names of what this program serves to be measured, each in a process of its own.
+const (
+	roleDecode   = "floor-decode"
+	roleTyped    = "floor-typed"
+	roleInjector = "injector"
+	roleFloorCA  = "floor-ca"
+	roleCitadel  = "citadel"
+)
+
+// greeting is what a server process says on its standard output before it serves.
+type greeting struct {
+	Addr string // where it is about to listen
+	Root string // PEM of its own certificate, for clients to trust
+}
+
+// serveRole serves one role until ctx ends. Every role has the same TLS and the same
+// process skeleton, the one of the real servers.
+func serveRole(ctx context.Context, role string, out io.Writer, log *slog.Logger) error {
+	part, err := rolePart(role, log)
+	if err != nil {
+		return err
+	}
+	cert, rootPEM, err := newServingCertificate(time.Now())
+	if err != nil {
+		return err
+	}
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(out).Encode(greeting{Addr: addr, Root: rootPEM}); err != nil {
+		return err
+	}
+	return part(ctx, addr, cert)
+}
+
+// part serves on an address with a certificate.
+type part func(ctx context.Context, addr string, cert *serve.Certificate) error
+
+func rolePart(role string, log *slog.Logger) (part, error) {
+	switch role {
+	case roleDecode:
+		return overHTTPS(floorWebhook(false)), nil
+	case roleTyped:
+		return overHTTPS(floorWebhook(true)), nil
+	case roleFloorCA:
+		service, err := newFloorCA(time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return overGRPC(service), nil
+	}
+	return nil, fmt.Errorf("nothing to serve by the name of %q", role)
+}
+
+func overHTTPS(h http.Handler) part {
+	return func(ctx context.Context, addr string, cert *serve.Certificate) error {
+		return serve.HTTP{Addr: addr, Handler: h, TLS: cert.TLS("http/1.1"), Linger: -1}.Run(ctx)
+	}
+}
+
+func overGRPC(service securityapi.IstioCertificateServiceServer) part {
+	return func(ctx context.Context, addr string, cert *serve.Certificate) error {
+		s := grpc.NewServer(grpc.Creds(credentials.NewTLS(cert.TLS("h2"))))
+		securityapi.RegisterIstioCertificateServiceServer(s, service)
+		return serve.GRPC{Addr: addr, Server: s, Linger: -1}.Run(ctx)
+	}
+}
+
+// profiled runs f and writes its CPU profile to a file, unless that has no name.
+func profiled(path string, f func() error) (err error) {
+	if path == "" {
+		return f()
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := file.Close(); err == nil {
+			err = e
+		}
+	}()
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return f()
+}
+
+// newServingCertificate makes a P-256 certificate for loopback that signs itself.
+func newServingCertificate(now time.Time) (cert *serve.Certificate, rootPEM string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, "", err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, "", err
+	}
+	rootPEM = certificatePEM(der)
+	cert = new(serve.Certificate)
+	err = cert.Set([]byte(rootPEM), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), now)
+	return cert, rootPEM, err
+}
+
+// freeAddr returns a loopback address that nobody listens on at the moment.
+func freeAddr(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
