@@ -1,0 +1,98 @@
+// Package ca is the certificate authority of a mesh: it signs certificates that
+// name callers by their SPIFFE ID, and says what the Secrets and ConfigMaps that
+// carry certificates and roots should hold.
+//
+// It is cut by trust. A [Request] is what remains of a stranger's CSR once its
+// size, syntax, key and names are acceptable. The issuer turns a request and a
+// proven identity into a certificate: it takes nothing of the CSR but the public
+// key, signs with cfssl, parses the result again and compares it field by field
+// before anybody sees it. [Authority] holds the issuer in use and lets it be
+// replaced as one value. The service speaks Istio's CSR protocol and maps errors
+// to what a client may know.
+//
+// The package refuses to copy names, usages or extensions from a CSR, to let a
+// certificate outlive its issuer, to sign for weak or huge keys, and to act for
+// one identity on behalf of another. It has no client of the API server: what it
+// decides about Secrets and ConfigMaps are plain values for others to apply.
+//
+// Start reading at [Authority], then request.go, issuer.go, service.go.
+package ca
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// Defaults of [Options] and [RootOptions], as Istio has them.
+const (
+	DefaultTTL       = 24 * time.Hour
+	DefaultMaxTTL    = 90 * 24 * time.Hour
+	DefaultSecretTTL = 90 * 24 * time.Hour
+	DefaultRootTTL   = 10 * 365 * 24 * time.Hour
+)
+
+// skew is how far certificates begin in the past, so that a node whose clock is
+// late accepts them at once.
+const skew = 2 * time.Minute
+
+// minLifetime is the least that must be left of the issuer for signing anything
+// that was to live longer: clients renew at half-life, and would do nothing else.
+const minLifetime = 10 * time.Minute
+
+// Options are the settings of an [Authority]. Zero values mean defaults.
+type Options struct {
+	TrustDomain     identity.TrustDomain // cluster.local
+	DefaultTTL      time.Duration        // of a CSR that asks for none: [DefaultTTL]
+	MaxTTL          time.Duration        // that a CSR may ask for: [DefaultMaxTTL]
+	SecretTTL       time.Duration        // of certificates in Secrets: [DefaultSecretTTL]
+	SystemNamespace string               // where the servers run: istio-system
+	ClusterDomain   string               // DNS suffix of Services: cluster.local
+}
+
+// Validate reports every setting that contradicts another one.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	var errs []error
+	for _, d := range []struct {
+		name string
+		ttl  time.Duration
+	}{
+		{"certificate lifetime", o.DefaultTTL},
+		{"longest certificate lifetime", o.MaxTTL},
+		{"Secret lifetime", o.SecretTTL},
+	} {
+		if d.ttl < time.Minute {
+			errs = append(errs, fmt.Errorf("%s %v: less than a minute", d.name, d.ttl))
+		}
+	}
+	if o.DefaultTTL > o.MaxTTL {
+		errs = append(errs, fmt.Errorf("certificate lifetime %v: more than the longest one, %v", o.DefaultTTL, o.MaxTTL))
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) withDefaults() Options {
+	if o.TrustDomain.IsZero() {
+		o.TrustDomain = identity.DefaultTrustDomain
+	}
+	if o.DefaultTTL == 0 {
+		o.DefaultTTL = DefaultTTL
+	}
+	if o.MaxTTL == 0 {
+		o.MaxTTL = DefaultMaxTTL
+	}
+	if o.SecretTTL == 0 {
+		o.SecretTTL = DefaultSecretTTL
+	}
+	if o.SystemNamespace == "" {
+		o.SystemNamespace = mesh.SystemNamespace
+	}
+	if o.ClusterDomain == "" {
+		o.ClusterDomain = mesh.DefaultClusterDomain
+	}
+	return o
+}

@@ -1,0 +1,272 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloudflare/cfssl/config"
+	cferrors "github.com/cloudflare/cfssl/errors"
+	cflog "github.com/cloudflare/cfssl/log"
+	"github.com/cloudflare/cfssl/signer"
+	"github.com/cloudflare/cfssl/signer/local"
+
+	"github.com/garrison-mesh/garrison/internal/identity"
+)
+
+var (
+	// errPossession: the CSR was not signed with the key that it carries.
+	errPossession = errors.New("csr: signature: does not match the key")
+	// errIssuer: nothing can be signed until the issuer is replaced.
+	errIssuer = errors.New("signing certificate")
+)
+
+// names are all that a certificate says about its holder.
+type names struct {
+	id  identity.ID
+	dns []string // in the order of the certificate; only servers have any
+}
+
+// issuer is a signing certificate with its key and the roots that clients verify
+// by. It never changes.
+type issuer struct {
+	cert   *x509.Certificate
+	signer *local.Signer
+	roots  []*x509.Certificate
+	bundle []byte // roots in PEM, each with its newline
+}
+
+// issued is a certificate that passed inspection, and the roots of its issuer.
+type issued struct {
+	leaf   *x509.Certificate
+	pem    []byte // ends in a newline
+	bundle []byte
+}
+
+// newIssuer refuses a certificate that may not sign, whose key is not the one
+// given, or that the roots do not vouch for. It does not look at the time.
+func newIssuer(cert *x509.Certificate, key crypto.Signer, roots []*x509.Certificate) (*issuer, error) {
+	if err := checkKey(cert.PublicKey); err != nil {
+		return nil, fmt.Errorf("signing certificate: key: %w", err)
+	}
+	if !equalKeys(cert.PublicKey, key.Public()) {
+		return nil, errors.New("signing key does not match the signing certificate")
+	}
+	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return nil, errors.New("signing certificate: is not that of a CA")
+	}
+	vouched := func(root *x509.Certificate) bool {
+		return root.Equal(cert) || cert.CheckSignatureFrom(root) == nil
+	}
+	if !slices.ContainsFunc(roots, vouched) {
+		return nil, errors.New("signing certificate: no root vouches for it")
+	}
+	silenceSigner()
+	s, err := local.NewSigner(key, cert, signer.DefaultSigAlgo(key), policy())
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	i := &issuer{cert: cert, signer: s, roots: roots}
+	for _, root := range roots {
+		i.bundle = append(i.bundle, encodeCertificate(root)...)
+	}
+	return i, nil
+}
+
+// issue signs a certificate over the request's key, valid from a little before
+// now for ttl, or for as long as the issuer has left. It returns errPossession or
+// errIssuer, wrapped, where they apply; any other error is a fault of ours.
+func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*issued, error) {
+	notBefore, notAfter, err := i.lifetime(now, ttl)
+	if err != nil {
+		return nil, err
+	}
+	text, err := i.signer.Sign(signer.SignRequest{
+		Request:   r.pem,
+		Hosts:     append([]string{n.id.String()}, n.dns...),
+		Profile:   profileOf(r.key),
+		NotBefore: notBefore,
+		NotAfter:  notAfter,
+	})
+	if err != nil {
+		if e, ok := errors.AsType[*cferrors.Error](err); ok && e.ErrorCode/1000 == int(cferrors.CSRError)/1000 {
+			return nil, errPossession
+		}
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	leaf, err := i.inspect(text, n, r.key)
+	if err != nil {
+		return nil, fmt.Errorf("signed certificate: %w", err)
+	}
+	if !leaf.NotBefore.Equal(notBefore) || !leaf.NotAfter.Equal(notAfter) {
+		return nil, fmt.Errorf("signed certificate: valid %v to %v, not %v to %v", leaf.NotBefore, leaf.NotAfter, notBefore, notAfter)
+	}
+	return &issued{leaf: leaf, pem: text, bundle: i.bundle}, nil
+}
+
+// lifetime returns the validity of a certificate that is to live for ttl.
+func (i *issuer) lifetime(now time.Time, ttl time.Duration) (notBefore, notAfter time.Time, err error) {
+	if err := i.usable(now, ttl); err != nil {
+		return time.Time{}, time.Time{}, err
+	}
+	now = now.UTC().Truncate(time.Second) // as certificates tell time
+	notBefore, notAfter = now.Add(-skew), now.Add(ttl)
+	if notBefore.Before(i.cert.NotBefore) {
+		notBefore = i.cert.NotBefore
+	}
+	if notAfter.After(i.cert.NotAfter) {
+		notAfter = i.cert.NotAfter
+	}
+	return notBefore, notAfter, nil
+}
+
+// usable reports why nothing that should live for ttl can be signed now.
+func (i *issuer) usable(now time.Time, ttl time.Duration) error {
+	if now.Before(i.cert.NotBefore) {
+		return fmt.Errorf("%w: not valid before %s", errIssuer, i.cert.NotBefore.Format(time.RFC3339))
+	}
+	if i.cert.NotAfter.Sub(now) < min(ttl, minLifetime) {
+		return fmt.Errorf("%w: expires at %s", errIssuer, i.cert.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// inspect parses what the signer made and compares everything but the dates with
+// what was wanted, so that one mistake must be made twice to get out.
+func (i *issuer) inspect(text []byte, n names, key crypto.PublicKey) (*x509.Certificate, error) {
+	block, err := onlyBlock(text)
+	if err != nil {
+		return nil, fmt.Errorf("PEM: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if !equalKeys(leaf.PublicKey, key) {
+		return nil, errors.New("another key than requested")
+	}
+	if err := checkProfile(leaf); err != nil {
+		return nil, err
+	}
+	if err := n.check(leaf); err != nil {
+		return nil, err
+	}
+	if leaf.SerialNumber.Sign() <= 0 || leaf.SerialNumber.BitLen() < 64 {
+		return nil, errors.New("serial number has less than 64 bits")
+	}
+	if !bytes.Equal(leaf.RawIssuer, i.cert.RawSubject) || !bytes.Equal(leaf.AuthorityKeyId, i.cert.SubjectKeyId) {
+		return nil, errors.New("names another issuer")
+	}
+	if err := leaf.CheckSignatureFrom(i.cert); err != nil {
+		return nil, err
+	}
+	return leaf, nil
+}
+
+// check compares the names in a certificate with n: the same, in the same order,
+// and no others of any kind.
+func (n names) check(leaf *x509.Certificate) error {
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != n.id.String() {
+		return fmt.Errorf("URIs %v, want only %s", leaf.URIs, n.id)
+	}
+	if !slices.Equal(leaf.DNSNames, n.dns) {
+		return fmt.Errorf("DNS names %q, want %q", leaf.DNSNames, n.dns)
+	}
+	if len(leaf.IPAddresses) > 0 || len(leaf.EmailAddresses) > 0 {
+		return errors.New("holds addresses")
+	}
+	if !bytes.Equal(leaf.RawSubject, []byte{0x30, 0}) {
+		return fmt.Errorf("subject %q, want none", leaf.Subject)
+	}
+	return nil
+}
+
+// checkProfile compares all that leaves have in common.
+func checkProfile(leaf *x509.Certificate) error {
+	if leaf.Version != 3 {
+		return fmt.Errorf("version %d, want 3", leaf.Version)
+	}
+	if !leaf.BasicConstraintsValid || leaf.IsCA {
+		return errors.New("is not marked as a leaf")
+	}
+	if want := usageOf(leaf.PublicKey); leaf.KeyUsage != want {
+		return fmt.Errorf("key usage %b, want %b", leaf.KeyUsage, want)
+	}
+	want := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	if !slices.Equal(leaf.ExtKeyUsage, want) || len(leaf.UnknownExtKeyUsage) > 0 {
+		return fmt.Errorf("extended key usage %v %v, want %v", leaf.ExtKeyUsage, leaf.UnknownExtKeyUsage, want)
+	}
+	for _, e := range leaf.Extensions {
+		critical, known := leafExtensions(e.Id.String())
+		if !known {
+			return fmt.Errorf("unexpected extension %s", e.Id)
+		}
+		if e.Critical != critical {
+			return fmt.Errorf("extension %s: critical is %t", e.Id, e.Critical)
+		}
+	}
+	return nil
+}
+
+// leafExtensions tells which extensions a leaf may have, and whether each is
+// critical (RFC 5280; the names are, because the subject is empty).
+func leafExtensions(oid string) (critical, known bool) {
+	switch oid {
+	case "2.5.29.15", "2.5.29.17", "2.5.29.19": // key usage, names, basic constraints
+		return true, true
+	case "2.5.29.14", "2.5.29.35", "2.5.29.37": // key identifiers, extended key usage
+		return false, true
+	}
+	return false, false
+}
+
+// usageOf returns the key usage of a leaf. Encipherment is for RSA key exchange
+// alone; RFC 8813 forbids it with elliptic curves, though Istio sets it there too.
+func usageOf(key crypto.PublicKey) x509.KeyUsage {
+	if _, ok := key.(*rsa.PublicKey); ok {
+		return x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+	}
+	return x509.KeyUsageDigitalSignature
+}
+
+const rsaProfile = "rsa"
+
+func profileOf(key crypto.PublicKey) string {
+	if _, ok := key.(*rsa.PublicKey); ok {
+		return rsaProfile
+	}
+	return "" // the default one
+}
+
+// policy tells cfssl what to sign: of the CSR the key and nothing else. Without a
+// whitelist it would copy everything. The expiry is demanded but never used, as
+// every request brings its dates.
+func policy() *config.Signing {
+	profile := func(usages string) *config.SigningProfile {
+		return &config.SigningProfile{
+			Usage:        strings.Split(usages, ","),
+			Expiry:       DefaultTTL,
+			CSRWhitelist: &config.CSRWhitelist{PublicKey: true, PublicKeyAlgorithm: true},
+		}
+	}
+	return &config.Signing{
+		Default:  profile("digital signature,server auth,client auth"),
+		Profiles: map[string]*config.SigningProfile{rsaProfile: profile("digital signature,key encipherment,server auth,client auth")},
+	}
+}
+
+// silenceSigner turns off cfssl's log, which is one for the process and writes a
+// line for each signature beside ours.
+var silenceSigner = sync.OnceFunc(func() { cflog.Level = cflog.LevelFatal + 1 })
+
+func encodeCertificate(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}

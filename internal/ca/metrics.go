@@ -1,0 +1,62 @@
+package ca
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Values of the label error of citadel_server_csr_sign_err_count, as Istio's
+// dashboards know them.
+const (
+	notReadyError = "CA_NOT_READY"
+	csrError      = "CSR_ERROR"
+	ttlError      = "TTL_ERROR"
+	signError     = "CERT_GEN_ERROR"
+)
+
+// Metrics counts what the service does, under the names of Istio's CA.
+type Metrics struct {
+	requests  prometheus.Counter
+	unproven  prometheus.Counter
+	malformed prometheus.Counter
+	misnamed  prometheus.Counter
+	unsigned  *prometheus.CounterVec // by error
+	issued    prometheus.Counter
+}
+
+// NewMetrics registers the counters of a service and the expiry of authority's
+// certificates with r.
+func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
+	f := promauto.With(r)
+	counter := func(name, help string) prometheus.Counter {
+		return f.NewCounter(prometheus.CounterOpts{Namespace: "citadel", Subsystem: "server", Name: name, Help: help})
+	}
+	m := &Metrics{
+		requests:  counter("csr_count", "Certificate requests received."),
+		unproven:  counter("authentication_failure_count", "Requests whose sender was not proven, or asked for the identity of another."),
+		malformed: counter("csr_parsing_err_count", "Requests whose CSR was not acceptable."),
+		misnamed:  counter("id_extraction_err_count", "Requests whose CSR claims another identity than its sender's."),
+		issued:    counter("success_cert_issuance_count", "Certificates issued on request."),
+		unsigned: f.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "citadel", Subsystem: "server", Name: "csr_sign_err_count",
+			Help: "Acceptable requests that were not signed, by reason.",
+		}, []string{"error"}),
+	}
+	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
+		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right
+	}
+	signer := func() time.Time { t, _ := authority.Expiry(); return t }
+	root := func() time.Time { _, t := authority.Expiry(); return t }
+	for name, expiry := range map[string]func() time.Time{"cert_chain_expiry": signer, "root_cert_expiry": root} {
+		gauge := func(suffix, help string, value func() float64) {
+			f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "citadel", Subsystem: "server", Name: name + suffix, Help: help}, value)
+		}
+		gauge("_timestamp", "When the first of these certificates ends, in seconds since 1970.",
+			func() float64 { return float64(expiry().Unix()) })
+		gauge("_seconds", "Seconds until the first of these certificates ends.",
+			func() float64 { return time.Until(expiry()).Seconds() })
+	}
+	return m
+}

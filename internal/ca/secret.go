@@ -1,0 +1,187 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// NewSecret makes a key and a certificate for an account, as the Secret that its
+// pods mount and that goes when the account goes. Each call makes another key.
+func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
+	n, err := a.options.namesOf(account)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	request, err := requestFor(key)
+	if err != nil {
+		return nil, err
+	}
+	keyText, err := encodePrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := a.current.Load().issue(n, request, now, a.options.SecretTTL)
+	if err != nil {
+		return nil, err
+	}
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:   account.Namespace,
+			Name:        mesh.WorkloadSecret(account.Name),
+			Labels:      map[string]string{mesh.ManagedByLabel: mesh.ManagedBy},
+			Annotations: map[string]string{mesh.ServiceAccountAnnotation: account.Name},
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: "v1",
+				Kind:       "ServiceAccount",
+				Name:       account.Name,
+				UID:        types.UID(account.UID),
+			}},
+		},
+		Type: mesh.WorkloadSecretType,
+		Data: map[string][]byte{
+			mesh.CertChain: cert.pem,
+			mesh.CertKey:   keyText,
+			mesh.CertRoot:  cert.bundle,
+		},
+	}, nil
+}
+
+// CheckSecret tells when an account's Secret is to be renewed, or why it must be
+// replaced at once: it is not what [Authority.NewSecret] would make for this
+// account, or its time has come. Nothing in the Secret is believed but what the
+// signature of the authority vouches for.
+func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secret, now time.Time) (renew time.Time, err error) {
+	n, err := a.options.namesOf(account)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if err := checkOwner(account, secret); err != nil {
+		return time.Time{}, err
+	}
+	current := a.current.Load()
+	if !bytes.Equal(secret.Data[mesh.CertRoot], current.bundle) {
+		return time.Time{}, fmt.Errorf("%s: not the roots in use", mesh.CertRoot)
+	}
+	pair, err := tls.X509KeyPair(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey])
+	if err != nil {
+		// The error may quote the key's PEM type, never the key.
+		return time.Time{}, fmt.Errorf("%s, %s: %w", mesh.CertChain, mesh.CertKey, err)
+	}
+	if err := current.vouches(pair.Leaf, n, now); err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", mesh.CertChain, err)
+	}
+	renew = renewal(pair.Leaf, account)
+	if !now.Before(renew) {
+		return time.Time{}, fmt.Errorf("%s: to be renewed since %s", mesh.CertChain, renew.Format(time.RFC3339))
+	}
+	return renew, nil
+}
+
+// vouches verifies a leaf that comes back from storage by the roots in use, and
+// compares it with what the issuer would have made for n.
+func (i *issuer) vouches(leaf *x509.Certificate, n names, now time.Time) error {
+	if err := checkKey(leaf.PublicKey); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	if err := checkProfile(leaf); err != nil {
+		return err
+	}
+	if err := n.check(leaf); err != nil {
+		return err
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, root := range i.roots {
+		roots.AddCert(root)
+	}
+	intermediates.AddCert(i.cert)
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: intermediates,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
+}
+
+// checkOwner finds Secrets of an earlier account of the same name, which the
+// garbage collector is about to delete, and those that it would never delete.
+func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
+	for _, owner := range secret.OwnerReferences {
+		if owner.Kind == "ServiceAccount" && owner.Name == account.Name && owner.UID == types.UID(account.UID) {
+			return nil
+		}
+	}
+	return errors.New("not owned by the service account")
+}
+
+// renewal returns half-life, give or take a tenth of it: always the same for one
+// account, but spread over accounts whose certificates were made together.
+func renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
+	h := fnv.New32a()
+	h.Write([]byte(account.UID))
+	spread := float64(h.Sum32())/(1<<31) - 1 // -1 to 1
+	half := leaf.NotAfter.Sub(leaf.NotBefore) / 2
+	return leaf.NotBefore.Add(half + time.Duration(spread*float64(half/10)))
+}
+
+// namesOf returns what an account's Secret certifies. Only the accounts of the
+// servers have DNS names, for the clients that dial them.
+func (o Options) namesOf(account mesh.ServiceAccount) (names, error) {
+	id, err := identity.New(o.TrustDomain, account.Namespace, account.Name)
+	if err != nil {
+		return names{}, err
+	}
+	n := names{id: id}
+	if account.Namespace != o.SystemNamespace {
+		return n, nil
+	}
+	switch account.Name {
+	case mesh.ServerAccount(mesh.InjectorService):
+		n.dns = o.serviceNames(mesh.InjectorService)
+	case mesh.ServerAccount(mesh.CitadelService):
+		n.dns = append(o.serviceNames(mesh.CitadelService),
+			// Clients of Istio's verify their CA by one of these, by version.
+			"istio-ca",
+			"istiod."+o.SystemNamespace+".svc",
+			"istiod-remote."+o.SystemNamespace+".svc",
+			"istio-pilot."+o.SystemNamespace+".svc",
+		)
+	}
+	return n, nil
+}
+
+// serviceNames returns the DNS names of a Service in the system namespace,
+// shortest first.
+func (o Options) serviceNames(service string) []string {
+	inNamespace := service + "." + o.SystemNamespace
+	return []string{service, inNamespace, inNamespace + ".svc", inNamespace + ".svc." + o.ClusterDomain}
+}
+
+// requestFor makes the request that a holder of key would send.
+func requestFor(key *ecdsa.PrivateKey) (Request, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return Request{}, fmt.Errorf("csr: %w", err)
+	}
+	return ParseRequest(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})))
+}
