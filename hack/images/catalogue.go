@@ -100,7 +100,7 @@ func catalogue(tag string) []image {
 			ref:    "docker.io/kennethreitz/httpbin:latest",
 			layers: []recipe{base, debian{set: "python"}, pythonPackages{set: "httpbin"}},
 			spec: oci.Spec{
-				Cmd: []string{"gunicorn", "-b", "0.0.0.0:80", "httpbin:app", "-k", "gthread", "--threads", "16"},
+				Cmd: []string{"gunicorn", "-b", "0.0.0.0:80", "httpbin:app", "-k", "gthread", "--threads", "16", "--no-control-socket"},
 				Env: append(searchPath(), "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"),
 			},
 		},
