@@ -50,12 +50,13 @@ down: tools ## end it, and leave nothing behind
 	@$(BIN)/cluster down
 
 install: manifests ## Garrison, into the cluster
+	@$(if $(LAB),$(BIN)/cluster load)
 	@KUBECONFIG=$(or $(KUBECONFIG),$(LAB)) hack/install
 
 uninstall: ## Garrison, out of the cluster
 	@KUBECONFIG=$(or $(KUBECONFIG),$(LAB)) hack/uninstall
 
-bench: tools ## the figures, each beside its goal
+bench: deps ## the figures, each beside its goal
 	@$(GO) run ./test/bench
 
 check: deps ## every gate but the tests
@@ -68,4 +69,4 @@ deps:
 	@hack/deps
 
 tools: deps
-	@$(GO) -C hack build -o ../$(BIN)/ ./cluster ./images ./manifests
+	@$(GO) -C hack build -o ../$(BIN)/ ./cluster ./images ./manifests github.com/fullstorydev/grpcurl/cmd/grpcurl
