@@ -1,0 +1,183 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/garrison-mesh/garrison/internal/agent"
+	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+const usage = `usage:
+  agent redirect [flags]   set the capture rules of this network namespace
+  agent proxy [flags]      run the sidecar
+  agent <command> -help    the flags of a command
+`
+
+// usageError is a wrong call: flags, words or environment that the caller can put
+// right.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// parse reads flags and nothing beside them.
+func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
+	flags.SetOutput(io.Discard) // a mistake is told once, with the error
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(stderr, "usage: agent %s [flags]\n", flags.Name())
+		flags.SetOutput(stderr)
+		flags.PrintDefaults()
+		return err
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Errorf("%s: unknown argument %q", flags.Name(), flags.Arg(0))}
+	}
+	return nil
+}
+
+func parseRedirect(args []string, stderr io.Writer) (agent.Capture, error) {
+	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
+	uid := flags.Uint("proxy-uid", mesh.ProxyUID, "user and group `id` whose traffic is left alone")
+	inbound := port(mesh.InboundPort)
+	flags.Var(&inbound, "inbound-port", "`port` that incoming connections go to")
+	outbound := port(mesh.OutboundPort)
+	flags.Var(&outbound, "outbound-port", "`port` that outgoing connections go to")
+	exclude := ports{mesh.AgentPort, mesh.ReadinessPort, mesh.EnvoyStatsPort}
+	flags.Var(&exclude, "exclude-inbound-ports", "comma separated `ports` that are not captured")
+	if err := parse(flags, args, stderr); err != nil {
+		return agent.Capture{}, err
+	}
+	if *uid > 1<<32-1 {
+		return agent.Capture{}, usageError{fmt.Errorf("-proxy-uid: %d is no user id", *uid)}
+	}
+	c := agent.Capture{
+		ProxyUID:       uint32(*uid), //nolint:gosec // checked above
+		InboundPort:    uint16(inbound),
+		OutboundPort:   uint16(outbound),
+		ExcludeInbound: exclude,
+	}
+	if err := c.Check(); err != nil {
+		return agent.Capture{}, usageError{err}
+	}
+	return c, nil
+}
+
+// parseProxy reads the flags of `agent proxy` and the variables that the injector
+// sets, and tells all that is wrong at once.
+func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent.Proxy, error) {
+	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	var level slog.Level
+	flags.TextVar(&level, "log-level", slog.LevelInfo, "of the agent: debug, info, warn or error")
+	envoy := flags.String("envoy", "/usr/local/bin/envoy", "`path` of the Envoy binary")
+	envoyLevel := flags.String("envoy-log-level", "warning", "of Envoy")
+	concurrency := flags.Int("concurrency", 2, "worker `threads` of Envoy")
+	drain := flags.Duration("drain-time", 5*time.Second, "how long connections may take to end at the end")
+	if err := parse(flags, args, stderr); err != nil {
+		return agent.Proxy{}, err
+	}
+
+	var errs []error
+	complain := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	need := func(name string) string {
+		value := env(name)
+		if value == "" {
+			errs = append(errs, fmt.Errorf("environment variable %s is required", name))
+		}
+		return value
+	}
+	if *concurrency < 1 {
+		errs = append(errs, fmt.Errorf("-concurrency: %d, at least 1", *concurrency))
+	}
+	if *drain < time.Second {
+		errs = append(errs, fmt.Errorf("-drain-time: %v, at least 1s", *drain))
+	}
+	p := agent.Proxy{
+		Pod:     need("POD_NAME"),
+		Citadel: agent.Citadel{Addr: need("CA_ADDR")},
+		Envoy: agent.Envoy{
+			Path: *envoy, Concurrency: *concurrency, LogLevel: *envoyLevel, Drain: *drain, Output: stderr,
+		},
+		Log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})),
+	}
+	if p.Citadel.Addr != "" {
+		_, _, err := net.SplitHostPort(p.Citadel.Addr)
+		complain("CA_ADDR", err)
+	}
+	if domain, ns, account := need("TRUST_DOMAIN"), need("POD_NAMESPACE"), need("SERVICE_ACCOUNT"); domain != "" && ns != "" && account != "" {
+		td, err := identity.ParseTrustDomain(domain)
+		complain("TRUST_DOMAIN", err)
+		if err == nil {
+			p.ID, err = identity.New(td, ns, account)
+			complain("POD_NAMESPACE, SERVICE_ACCOUNT", err)
+		}
+	}
+	if address := need("INSTANCE_IP"); address != "" {
+		var err error
+		p.Address, err = netip.ParseAddr(address)
+		complain("INSTANCE_IP", err)
+	}
+	var err error
+	p.Probers, err = agent.ParseProbers(env(mesh.ProbersEnv))
+	complain(mesh.ProbersEnv, err)
+	if len(errs) > 0 {
+		return agent.Proxy{}, usageError{errors.Join(errs...)}
+	}
+	return p, nil
+}
+
+// port is a flag's value from 1 to 65535.
+type port uint16
+
+func (p *port) String() string { return strconv.Itoa(int(*p)) }
+
+func (p *port) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return errors.New("not a port")
+	}
+	*p = port(n)
+	return nil
+}
+
+// ports is a flag's comma separated list of ports, which replaces the default.
+type ports []uint16
+
+func (p *ports) String() string {
+	words := make([]string, len(*p))
+	for i, n := range *p {
+		words[i] = strconv.Itoa(int(n))
+	}
+	return strings.Join(words, ",")
+}
+
+func (p *ports) Set(text string) error {
+	*p = nil
+	if text == "" {
+		return nil
+	}
+	for word := range strings.SplitSeq(text, ",") {
+		var one port
+		if err := one.Set(word); err != nil {
+			return fmt.Errorf("%q: %w", word, err)
+		}
+		*p = append(*p, uint16(one))
+	}
+	return nil
+}
