@@ -189,32 +189,49 @@ func port(c corev1.Container, p intstr.IntOrString) int32 {
 	return 0
 }
 
+// Each server is reached by its Service, runs as its own account and is the only
+// one to do so.
 func TestServers(t *testing.T) {
 	type server struct {
-		service, account, container string
-		port, target                int32
+		deployment, account string
+		port, target        int32
 	}
-	accounts := all[*corev1.ServiceAccount](t)
-	for _, want := range []server{
-		{service: mesh.CitadelService, container: "citadel", port: mesh.CSRPort, target: mesh.CSRPort},
-		{service: mesh.InjectorService, container: "injector", port: 443, target: mesh.WebhookPort},
+	for service, want := range map[string]server{
+		mesh.CitadelService:  {deployment: "citadel", port: mesh.CSRPort, target: mesh.CSRPort},
+		mesh.InjectorService: {deployment: "injector", port: 443, target: mesh.WebhookPort},
 	} {
-		want.account = mesh.ServerAccount(want.service)
-		s := named(t, all[*corev1.Service](t), want.service)
-		d := named(t, all[*appsv1.Deployment](t), want.service)
-		pods := labels.Set(d.Spec.Template.Labels)
+		want.account = mesh.ServerAccount(service)
+		s := named(t, all[*corev1.Service](t), service)
+		d := named(t, all[*appsv1.Deployment](t), want.deployment)
+		budget := named(t, all[*policyv1.PodDisruptionBudget](t), want.deployment)
 		c := d.Spec.Template.Spec.Containers[0]
-		got := server{s.Name, d.Spec.Template.Spec.ServiceAccountName, c.Name, s.Spec.Ports[0].Port, port(c, s.Spec.Ports[0].TargetPort)}
+		got := server{c.Name, d.Spec.Template.Spec.ServiceAccountName, s.Spec.Ports[0].Port, port(c, s.Spec.Ports[0].TargetPort)}
 		if got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		if a := named(t, accounts, want.account); *a.AutomountServiceAccountToken {
-			t.Errorf("%s: a token is mounted in any pod that names it", a.Name)
+		for what, selector := range map[string]map[string]string{
+			"Service": s.Spec.Selector, "Deployment": d.Spec.Selector.MatchLabels, "budget": budget.Spec.Selector.MatchLabels,
+		} {
+			if len(selector) == 0 || !labels.SelectorFromSet(selector).Matches(labels.Set(d.Spec.Template.Labels)) {
+				t.Errorf("%s: the selector of its %s misses its pods", service, what)
+			}
 		}
-		if !labels.SelectorFromSet(s.Spec.Selector).Matches(pods) || !labels.SelectorFromSet(d.Spec.Selector.MatchLabels).Matches(pods) ||
-			!labels.SelectorFromSet(named(t, all[*policyv1.PodDisruptionBudget](t), want.service).Spec.Selector.MatchLabels).Matches(pods) {
-			t.Errorf("%s: a selector misses the pods", want.service)
+		if a := named(t, all[*corev1.ServiceAccount](t), want.account); *a.AutomountServiceAccountToken {
+			t.Errorf("%s: any pod that names it would get a token", a.Name)
 		}
+	}
+}
+
+// What one server puts into certificates and the other into pods has to agree.
+func TestTrustDomain(t *testing.T) {
+	var citadel, injector map[string]string
+	for file, into := range map[string]*map[string]string{"citadel": &citadel, "injector": &injector} {
+		if err := yaml.UnmarshalStrict(read(t, "base/settings/"+file+".yaml"), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := injector["trust-domain"]; got == "" || got != citadel["trust-domain"] {
+		t.Errorf("trust domain of the injector %q, of Citadel %q", got, citadel["trust-domain"])
 	}
 }
 
