@@ -40,7 +40,7 @@ func (h HTTP) Run(ctx context.Context) error {
 		l = tls.NewListener(l, h.TLS)
 	}
 	srv := &http.Server{
-		Handler:           h.Handler,
+		Handler:           retire(ctx, h.Handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      60 * time.Second,
@@ -57,6 +57,17 @@ func (h HTTP) Run(ctx context.Context) error {
 			return fmt.Errorf("stopping: %w", err)
 		}
 		return nil
+	})
+}
+
+// retire asks clients to let go of their connection once the server is to end, each
+// after an answer: closing an idle one ourselves could cut a request on its way.
+func retire(ctx context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

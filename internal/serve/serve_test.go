@@ -92,6 +92,23 @@ func TestHTTPLingersThenFinishesWhatIsUnderWay(t *testing.T) {
 	}
 }
 
+func TestHTTPRetiresConnectionsWhileLingering(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	h := retire(ctx, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	answer := func() string {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		return w.Header().Get("Connection")
+	}
+	if got := answer(); got != "" {
+		t.Errorf("while serving: Connection: %s", got)
+	}
+	cancel()
+	if got := answer(); got != "close" {
+		t.Errorf("while lingering: Connection: %q, want close", got)
+	}
+}
+
 func TestAdminReadiness(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var broken error
