@@ -1,0 +1,117 @@
+// Package cluster is Garrison's only door to the Kubernetes API server: leader
+// election, token review, watches, and the loops that keep Secrets, ConfigMaps
+// and the webhook's caBundle as they should be. What they should be is said by
+// functions that the caller hands in; this package reads, compares and writes.
+//
+// It refuses to clobber: a Secret of a foreign type, a ConfigMap's other keys, a
+// webhook entry that does not exist and fields that somebody else owns stay as
+// they are. Every write carries what it was decided from (a resource version, a
+// UID) or names only the fields that are Garrison's. Objects in a watch's cache
+// are never changed.
+//
+// Start reading at [Connect]; loop.go is the loop that all keepers share. The
+// functions need these verbs and no others:
+//
+//	Lead           leases (coordination.k8s.io): create; get, update by name
+//	CreateOrRead   secrets: create; get by name
+//	WatchSecret    secrets: list, watch by name
+//	Tokens         tokenreviews (authentication.k8s.io): create
+//	KeepSecrets    namespaces: list, watch
+//	               serviceaccounts: get, list, watch
+//	               secrets: get, list, watch, create, update, delete
+//	               events: create
+//	KeepConfigMaps namespaces: list, watch
+//	               configmaps: create; list, watch, patch by name
+//	KeepCABundle   mutatingwebhookconfigurations (admissionregistration.k8s.io):
+//	               list, watch, patch by name
+//
+// "By name" means that resourceNames may limit the verb, list and watch included:
+// those watches select by metadata.name. All but Lead, CreateOrRead and
+// WatchSecret are cluster-wide.
+//
+// client-go's own log lines go where klog sends them; a command that wants them in
+// its log calls klog.SetSlogLogger, which is global and therefore not done here.
+package cluster
+
+import (
+	"fmt"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Requests per second that a server may send, reviews of tokens left out. client-go's
+// default of 5 would take over half an hour for the Secrets of 10,000 accounts.
+const (
+	qps   = 50
+	burst = 100
+)
+
+// API is a connection to one cluster's API server.
+type API struct {
+	// Client is the general one, for what this package does not offer.
+	Client kubernetes.Interface
+
+	// Leases and token reviews have clients, and so rate limits, of their own: a
+	// storm of writes must neither cost the leader its lease nor keep callers out.
+	leases   kubernetes.Interface
+	reviews  kubernetes.Interface
+	metadata metadata.Interface
+}
+
+// Connect prepares clients for the cluster that a kubeconfig file describes, or
+// with "" for the cluster that this process runs in. It sends no request.
+func Connect(kubeconfig string) (*API, error) {
+	config, err := load(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	api, err := open(config)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", config.Host, err)
+	}
+	return api, nil
+}
+
+func load(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		config, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("in-cluster configuration: %w", err)
+		}
+		return config, nil
+	}
+	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	return config, nil
+}
+
+func open(config *rest.Config) (*API, error) {
+	config = rest.AddUserAgent(rest.CopyConfig(config), "garrison")
+	config.QPS, config.Burst = qps, burst
+	meta, err := metadata.NewForConfig(metadata.ConfigFor(config)) // before the content type: metadata has its own
+	if err != nil {
+		return nil, err
+	}
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1 // the API server's own fairness limits reviews; each has a deadline
+	reviews, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &API{Client: client, leases: leases, reviews: reviews, metadata: meta}, nil
+}

@@ -1,0 +1,198 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/client-go/util/workqueue"
+)
+
+const (
+	defaultWorkers = 4
+	defaultResync  = 10 * time.Minute
+
+	// syncTimeout bounds the work on one object, so that requests which hang cost
+	// a worker no more than this.
+	syncTimeout = 30 * time.Second
+
+	// An object that failed is tried again after firstRetry, then twice as long,
+	// up to lastRetry, for ever.
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = time.Minute
+
+	// Repairs of one object that somebody else changes again and again are
+	// firstPause apart, then twice as long, up to lastPause. A quiet time of
+	// twice lastPause and the next repair is immediate again.
+	firstPause = 500 * time.Millisecond
+	lastPause  = 30 * time.Second
+)
+
+// key names an object; the namespace is empty for those that have none.
+type key = types.NamespacedName
+
+// loop calls sync for every key that is put in its queue, by a few workers, never
+// for one key twice at a time. A key that fails comes back later and keeps nobody
+// else waiting; what to do with it is decided each time from the state of then.
+type loop struct {
+	queue     workqueue.TypedRateLimitingInterface[key]
+	informers []cache.SharedIndexInformer
+	workers   int
+	log       *slog.Logger
+	pauses    *flowcontrol.Backoff
+
+	// sync brings one object to what it should be, and says after how long it wants
+	// to look again even if nothing is heard of the object; 0 is never.
+	sync func(ctx context.Context, k key) (again time.Duration, err error)
+}
+
+func newLoop(workers int, log *slog.Logger) *loop {
+	if workers <= 0 {
+		workers = defaultWorkers
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	limiter := jittered{workqueue.NewTypedItemExponentialFailureRateLimiter[key](firstRetry, lastRetry)}
+	return &loop{
+		queue:   workqueue.NewTypedRateLimitingQueue[key](limiter),
+		workers: workers,
+		log:     log,
+		pauses:  flowcontrol.NewBackOff(firstPause, lastPause),
+	}
+}
+
+// jittered keeps objects that failed together from coming back together.
+type jittered struct {
+	workqueue.TypedRateLimiter[key]
+}
+
+func (j jittered) When(k key) time.Duration { return wait.Jitter(j.TypedRateLimiter.When(k), 0.25) }
+
+// watch makes every change that informer sees call changed with the object, or
+// with the last known state of one that is gone.
+func (l *loop) watch(informer cache.SharedIndexInformer, changed func(obj any)) error {
+	// Nothing here reads managed fields, and they are half of a small object.
+	if err := informer.SetTransform(withoutManagedFields); err != nil {
+		return err
+	}
+	if err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) {
+			l.log.WarnContext(ctx, "watch failed", "type", r.TypeDescription(), "err", err)
+		}
+	}); err != nil {
+		return err
+	}
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    changed,
+		UpdateFunc: func(_, obj any) { changed(obj) },
+		DeleteFunc: func(obj any) {
+			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = tombstone.Obj
+			}
+			changed(obj)
+		},
+	}); err != nil {
+		return err
+	}
+	l.informers = append(l.informers, informer)
+	return nil
+}
+
+// withoutManagedFields runs before an object enters a cache, while it has one owner.
+func withoutManagedFields(obj any) (any, error) {
+	if object, err := meta.Accessor(obj); err == nil {
+		object.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// run works until ctx ends and waits for all that it started.
+func (l *loop) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer l.queue.ShutDown()
+	var synced []cache.InformerSynced
+	for _, informer := range l.informers {
+		wg.Go(func() { informer.RunWithContext(ctx) })
+		synced = append(synced, informer.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil
+	}
+	wg.Go(func() { wait.UntilWithContext(ctx, func(context.Context) { l.pauses.GC() }, lastPause) })
+	for range l.workers {
+		wg.Go(func() {
+			for l.step(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// step works on one key. It reports whether there may be another.
+func (l *loop) step(ctx context.Context) bool {
+	k, shut := l.queue.Get()
+	if shut {
+		return false
+	}
+	defer l.queue.Done(k)
+	if ctx.Err() != nil {
+		return false
+	}
+	within, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	again, err := l.sync(within, k)
+	switch {
+	case err == nil:
+		l.queue.Forget(k)
+		if again > 0 {
+			l.queue.AddAfter(k, again)
+		}
+	case ctx.Err() != nil: // stopped, or the lease is lost: the next leader's work
+	case apierrors.IsConflict(err): // the watch is behind, or somebody was faster
+		l.log.DebugContext(ctx, "object changed meanwhile", "object", k.String(), "err", err)
+		l.queue.AddRateLimited(k)
+	default:
+		l.log.WarnContext(ctx, "object not kept", "object", k.String(), "err", err)
+		l.queue.AddRateLimited(k)
+	}
+	return true
+}
+
+// pause says how long a repair has to wait because this object was repaired just
+// now, and lets it pass (0) otherwise. The first repair never waits.
+func (l *loop) pause(k key) time.Duration {
+	id, now := k.String(), time.Now()
+	if l.pauses.IsInBackOffSinceUpdate(id, now) {
+		return l.pauses.Get(id)
+	}
+	l.pauses.Next(id, now)
+	return 0
+}
+
+// find returns the object that a watch's cache holds, not to be changed, or nil.
+func find[T any](store cache.Store, k key) (*T, error) {
+	id := k.Name
+	if k.Namespace != "" {
+		id = k.String()
+	}
+	obj, ok, err := store.GetByKey(id)
+	if err != nil || !ok {
+		return nil, err
+	}
+	typed, ok := obj.(*T)
+	if !ok {
+		return nil, fmt.Errorf("%s: cached as %T", id, obj)
+	}
+	return typed, nil
+}
