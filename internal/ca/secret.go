@@ -66,10 +66,10 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	}, nil
 }
 
-// CheckSecret tells when an account's Secret is to be renewed, or why it must be
-// replaced at once: it is not what [Authority.NewSecret] would make for this
-// account, or its time has come. Nothing in the Secret is believed but what the
-// signature of the authority vouches for.
+// CheckSecret tells from when on an account's Secret should be renewed, which may
+// be in the past, or why it is of no use: it is not what [Authority.NewSecret]
+// would make for this account, or not valid now. Nothing in the Secret is believed
+// but what the signature of the authority vouches for.
 func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secret, now time.Time) (renew time.Time, err error) {
 	n, err := a.options.namesOf(account)
 	if err != nil {
@@ -90,11 +90,7 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 	if err := current.vouches(pair.Leaf, n, now); err != nil {
 		return time.Time{}, fmt.Errorf("%s: %w", mesh.CertChain, err)
 	}
-	renew = renewal(pair.Leaf, account)
-	if !now.Before(renew) {
-		return time.Time{}, fmt.Errorf("%s: to be renewed since %s", mesh.CertChain, renew.Format(time.RFC3339))
-	}
-	return renew, nil
+	return renewal(pair.Leaf, account), nil
 }
 
 // vouches verifies a leaf that comes back from storage by the roots in use, and

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cast"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// settings are what this process was told, checked.
+type settings struct {
+	kubeconfig    string
+	namespace     string // its own, where the CA Secret is
+	pod           string // names this replica in the lease
+	grpcAddr      string
+	adminAddr     string
+	audience      string
+	rootTTL       time.Duration
+	allNamespaces bool
+	profile       bool
+	level         slog.Level
+	authority     ca.Options
+}
+
+// errVersion is the answer to --version.
+var errVersion = errors.New("version asked for")
+
+// parse reads the settings: a flag beats the environment (GARRISON_ and the
+// flag's name), which beats the file that --config names. Its error holds every
+// complaint, a line each.
+func parse(args []string, usage io.Writer) (settings, error) {
+	var s settings
+	var config, level, trustDomain string
+	var version bool
+	hostname, _ := os.Hostname() // a default only; its absence is caught below
+	f := pflag.NewFlagSet("citadel", pflag.ContinueOnError)
+	f.SetOutput(usage)
+	f.SortFlags = false
+	f.StringVar(&s.grpcAddr, "grpc-addr", fmt.Sprintf(":%d", mesh.CSRPort), "address of the certificate service (gRPC over TLS)")
+	f.StringVar(&s.adminAddr, "admin-addr", fmt.Sprintf(":%d", mesh.MonitorPort), "address of health and metrics (plain HTTP)")
+	f.StringVar(&trustDomain, "trust-domain", identity.DefaultTrustDomain.String(), "first part of every SPIFFE ID")
+	f.StringVar(&s.authority.ClusterDomain, "cluster-domain", mesh.DefaultClusterDomain, "DNS suffix of the cluster's Services")
+	f.StringVar(&s.audience, "token-audience", mesh.TokenAudience, "audience that service account tokens must be made for")
+	f.DurationVar(&s.authority.DefaultTTL, "workload-cert-ttl", ca.DefaultTTL, "lifetime of certificates whose request names none")
+	f.DurationVar(&s.authority.MaxTTL, "max-workload-cert-ttl", ca.DefaultMaxTTL, "longest lifetime that a request may name")
+	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
+	f.DurationVar(&s.rootTTL, "root-ttl", ca.DefaultRootTTL, "lifetime of a root that is made because there is none")
+	f.BoolVar(&s.allNamespaces, "secrets-in-all-namespaces", false, "write Secrets for the service accounts of every namespace, not only of those with injection")
+	f.StringVar(&s.namespace, "namespace", mesh.SystemNamespace, "namespace that this process runs in (POD_NAMESPACE)")
+	f.StringVar(&s.pod, "pod-name", hostname, "name of this replica, unlike all others (POD_NAME)")
+	f.StringVar(&s.kubeconfig, "kubeconfig", "", "file that describes the cluster; the one it runs in without")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&s.profile, "enable-profiling", false, "serve /debug/pprof/ beside the metrics")
+	f.StringVar(&config, "config", "", "file of settings in YAML, keys as the flags here")
+	f.BoolVar(&version, "version", false, "print the version and end")
+	if err := f.Parse(args); err != nil {
+		return settings{}, err
+	}
+	if version {
+		return settings{}, errVersion
+	}
+
+	errs := fill(f, map[string]string{"namespace": "POD_NAMESPACE", "pod-name": "POD_NAME"})
+	if f.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected arguments %q", f.Args()))
+	}
+	var err error
+	if s.authority.TrustDomain, err = identity.ParseTrustDomain(trustDomain); err != nil {
+		errs = append(errs, fmt.Errorf("trust-domain: %w", err))
+	}
+	if err := s.level.UnmarshalText([]byte(level)); err != nil {
+		errs = append(errs, fmt.Errorf("log-level %q: debug, info, warn or error", level))
+	}
+	for name, value := range map[string]string{
+		"token-audience": s.audience, "cluster-domain": s.authority.ClusterDomain, "namespace": s.namespace, "pod-name": s.pod,
+	} {
+		if value == "" {
+			errs = append(errs, fmt.Errorf("%s: empty", name))
+		}
+	}
+	s.authority.SystemNamespace = s.namespace
+	return s, errors.Join(append(errs, s.lifetimes()...)...)
+}
+
+// lifetimes returns what is wrong with the lifetimes, each and together.
+func (s settings) lifetimes() (errs []error) {
+	o := s.authority
+	for _, d := range []struct {
+		flag string
+		ttl  time.Duration
+	}{
+		{"workload-cert-ttl", o.DefaultTTL},
+		{"max-workload-cert-ttl", o.MaxTTL},
+		{"secret-ttl", o.SecretTTL},
+		{"root-ttl", s.rootTTL},
+	} {
+		if d.ttl < time.Minute {
+			errs = append(errs, fmt.Errorf("%s %v: less than a minute", d.flag, d.ttl))
+		}
+	}
+	if o.DefaultTTL > o.MaxTTL {
+		errs = append(errs, fmt.Errorf("workload-cert-ttl %v: more than max-workload-cert-ttl %v", o.DefaultTTL, o.MaxTTL))
+	}
+	// Otherwise certificates are cut short to the root's end for half its life.
+	for _, d := range []struct {
+		flag string
+		ttl  time.Duration
+	}{{"max-workload-cert-ttl", o.MaxTTL}, {"secret-ttl", o.SecretTTL}} {
+		if d.ttl > s.rootTTL/2 {
+			errs = append(errs, fmt.Errorf("%s %v: more than half of root-ttl %v", d.flag, d.ttl, s.rootTTL))
+		}
+	}
+	return errs
+}
+
+// fill sets the flags that the command line left alone from the environment and
+// the file, and returns what it could not understand. others are further names of
+// environment variables, by flag.
+func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
+	v := viper.New()
+	var known []string
+	f.VisitAll(func(flag *pflag.Flag) {
+		known = append(known, flag.Name)
+		names := []string{flag.Name, "GARRISON_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))}
+		if other, ok := others[flag.Name]; ok {
+			names = append(names, other)
+		}
+		v.MustBindEnv(names...)
+	})
+	file := f.Lookup("config").Value.String()
+	if file == "" {
+		file = v.GetString("config")
+	}
+	if file != "" {
+		v.SetConfigFile(file)
+		v.SetConfigType("yaml")
+		if err := v.ReadInConfig(); err != nil {
+			return []error{fmt.Errorf("config %s: %w", file, err)}
+		}
+	}
+	for _, key := range v.AllKeys() {
+		if !slices.Contains(known, key) {
+			errs = append(errs, fmt.Errorf("config %s: unknown key %q", file, key))
+		}
+	}
+	f.VisitAll(func(flag *pflag.Flag) {
+		if flag.Changed || !v.IsSet(flag.Name) {
+			return
+		}
+		value, err := cast.ToStringE(v.Get(flag.Name))
+		if err == nil {
+			err = f.Set(flag.Name, value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", flag.Name, err))
+		}
+	})
+	return errs
+}

@@ -1,0 +1,75 @@
+// Citadel is the certificate authority of the mesh: it signs certificates for
+// callers that a service account token proves, and keeps the Secrets and
+// ConfigMaps that carry certificates and roots. Its work is in internal/ca and
+// internal/cluster; this is the wiring.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+var version = "unknown" // set by the linker
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch err := run(ctx, os.Args[1:], os.Stderr); {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+	case errors.Is(err, errVersion):
+		fmt.Println("citadel", version)
+	default:
+		fmt.Fprintln(os.Stderr, "citadel:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) error {
+	s, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: s.level}))
+	klog.SetSlogLogger(log)
+	api, err := cluster.Connect(s.kubeconfig)
+	if err != nil {
+		return err
+	}
+	authority, err := openAuthority(ctx, api, s)
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	service := ca.NewService(authority, authenticator(api.Tokens(s.audience, 0)),
+		ca.ServiceOptions{Log: log, Metrics: ca.NewMetrics(metrics, authority)})
+	serving := new(serve.Certificate)
+	log.Info("started", "version", version, "trust_domain", s.authority.TrustDomain.String())
+	return serve.All(ctx, serve.Parts{
+		"grpc": serve.GRPC{Addr: s.grpcAddr, Server: newServer(serving, service)}.Run,
+		"admin": serve.Admin{Addr: s.adminAddr, Metrics: metrics, Profile: s.profile, Ready: map[string]func() error{
+			"serving":   serving.Ready,
+			"authority": func() error { return authority.Ready(time.Now()) },
+		}}.Run,
+		"leader":              lead(api, authority, s, log, metrics),
+		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), setServing(serving, log)),
+		"CA Secret":           api.WatchSecret(s.namespace, mesh.CASecret, replaceAuthority(authority, log)),
+	})
+}

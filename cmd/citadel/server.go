@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	securityapi "istio.io/api/security/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+// startTimeout is how long the CA Secret may take to be there. After that the
+// process ends with the reason, and the kubelet starts it again.
+const startTimeout = time.Minute
+
+// openAuthority reads the CA Secret, or makes the root if there is none. Of two
+// replicas that start together one wins, and both sign with what it made.
+func openAuthority(ctx context.Context, api *cluster.API, s settings) (*ca.Authority, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	secret, err := api.CreateOrRead(ctx, s.namespace, mesh.CASecret, func() (*corev1.Secret, error) {
+		return ca.NewRoot(ca.RootOptions{
+			TrustDomain: s.authority.TrustDomain,
+			Namespace:   s.namespace,
+			TTL:         s.rootTTL,
+		}, time.Now())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ca.Open(secret, s.authority)
+}
+
+// replaceAuthority follows the CA Secret, so that replicas that started with
+// different ones do not stay apart.
+func replaceAuthority(authority *ca.Authority, log *slog.Logger) func(*corev1.Secret) {
+	return func(secret *corev1.Secret) {
+		if secret == nil {
+			log.Error("CA Secret is gone; signing goes on with the one read before")
+			return
+		}
+		changed, err := authority.Replace(secret)
+		if err != nil {
+			log.Error("CA Secret is spoilt; signing goes on with the one read before", "err", err)
+			return
+		}
+		if changed {
+			log.Warn("replaced the signing certificate")
+		}
+	}
+}
+
+// setServing puts the certificate that this server itself is issued to use.
+func setServing(serving *serve.Certificate, log *slog.Logger) func(*corev1.Secret) {
+	return func(secret *corev1.Secret) {
+		if secret == nil {
+			log.Warn("serving certificate is not there")
+			return
+		}
+		if err := serving.Set(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey], time.Now()); err != nil {
+			log.Error("serving certificate is unusable; the one before stays", "err", err)
+			return
+		}
+		log.Info("took serving certificate", "expires", serving.Leaf().NotAfter)
+	}
+}
+
+// lead keeps Secrets and ConfigMaps while this replica holds the lease.
+func lead(api *cluster.API, authority *ca.Authority, s settings, log *slog.Logger, metrics prometheus.Registerer) func(context.Context) error {
+	lease := cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
+	parts := serve.Parts{
+		"secrets": api.KeepSecrets(cluster.SecretKeeper{
+			InScope: ca.InScope(s.allNamespaces),
+			Check:   authority.CheckSecret,
+			Make:    authority.NewSecret,
+			Log:     log,
+			Metrics: metrics,
+		}),
+		"config maps": api.KeepConfigMaps(cluster.ConfigMapKeeper{
+			Desired: authority.RootConfigMap,
+			Log:     log,
+			Metrics: metrics,
+		}),
+	}
+	return func(ctx context.Context) error {
+		return api.Lead(ctx, lease, func(ctx context.Context) error { return serve.All(ctx, parts) })
+	}
+}
+
+// authenticator makes token reviews answer in the words of package ca.
+func authenticator(tokens *cluster.TokenReviewer) ca.Authenticator {
+	return func(ctx context.Context, token string) (ca.Caller, error) {
+		c, err := tokens.Review(ctx, token)
+		switch {
+		case errors.Is(err, cluster.ErrUnauthenticated):
+			return ca.Caller{}, fmt.Errorf("%w: %w", ca.ErrUnauthenticated, err)
+		case errors.Is(err, cluster.ErrUnavailable):
+			return ca.Caller{}, fmt.Errorf("%w: %w", ca.ErrUnavailable, err)
+		case err != nil:
+			return ca.Caller{}, err
+		}
+		return ca.Caller{
+			Account: mesh.ServiceAccount{Namespace: c.Namespace, Name: c.Account, UID: c.UID},
+			PodName: c.PodName,
+			PodUID:  c.PodUID,
+		}, nil
+	}
+}
+
+// newServer limits what a stranger may cost before a token was seen: the largest
+// request is a token and a CSR of 16 KiB each.
+func newServer(serving *serve.Certificate, service securityapi.IstioCertificateServiceServer) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(serving.TLS("h2"))),
+		grpc.ConnectionTimeout(5*time.Second), // TLS handshake included
+		grpc.MaxRecvMsgSize(64<<10),
+		grpc.MaxHeaderListSize(32<<10),
+		grpc.MaxConcurrentStreams(100),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle:     5 * time.Minute,
+			MaxConnectionAge:      30 * time.Minute, // clients spread over new replicas
+			MaxConnectionAgeGrace: 10 * time.Second,
+			Time:                  time.Minute,
+			Timeout:               20 * time.Second,
+		}),
+	)
+	securityapi.RegisterIstioCertificateServiceServer(server, service)
+	return server
+}
