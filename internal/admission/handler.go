@@ -17,14 +17,15 @@ import (
 // given.
 type Limits struct {
 	Body       int64         // bytes of one review; 3 MiB, which is what the API server takes from its own clients and twice what etcd stores
-	Concurrent int           // reviews held in memory at a time; 64. Others wait
+	Concurrent int           // reviews held in memory at a time; 128, so that bodies fit 512 MiB. Others wait
 	Timeout    time.Duration // where the request names none; 10 s, as in the API server
 }
 
 const (
 	defaultBody       = 3 << 20
-	defaultConcurrent = 64
+	defaultConcurrent = 128
 	defaultTimeout    = 10 * time.Second
+	bodyTimeout       = 5 * time.Second // a client that only pretends to send must not keep others out
 )
 
 // Handler answers admission reviews by what admit says. The context that admit
@@ -117,6 +118,8 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) ([]byte, *problem
 	if r.ContentLength > h.body {
 		return nil, tooLarge
 	}
+	// Not every ResponseWriter can do this; those of net/http can.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	var body bytes.Buffer
 	body.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead) // so much spare that reading to the end needs no growth
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, h.body))

@@ -134,25 +134,27 @@ func checkAddress(address string) error {
 
 // resources parses the options as the annotations that override them are parsed.
 func (o Options) resources() (resources, error) {
-	chosen := map[string]string{
-		mesh.ProxyCPU: o.CPU, mesh.ProxyCPULimit: o.CPULimit,
-		mesh.ProxyMemory: o.Memory, mesh.ProxyMemoryLimit: o.MemoryLimit,
+	chosen := map[string]struct{ what, value string }{
+		mesh.ProxyCPU:         {"CPU request", o.CPU},
+		mesh.ProxyCPULimit:    {"CPU limit", o.CPULimit},
+		mesh.ProxyMemory:      {"memory request", o.Memory},
+		mesh.ProxyMemoryLimit: {"memory limit", o.MemoryLimit},
 	}
 	var parsed options
 	var errs []error
 	for _, known := range mesh.Annotations() {
-		value, ok := chosen[known.Name]
+		c, ok := chosen[known.Name]
 		if !ok {
 			continue
 		}
-		value = cmp.Or(value, known.Default)
+		value := cmp.Or(c.value, known.Default)
 		if err := parsers[known.Name](&parsed, value); err != nil {
-			errs = append(errs, fmt.Errorf("%s %q: %w", known.Name, value, err))
+			errs = append(errs, fmt.Errorf("%s of the sidecar: %s is %w", c.what, quote(value), err))
 		}
 	}
 	if len(errs) == 0 {
 		errs = append(errs, parsed.resources.check(func(request, limit string) error {
-			return fmt.Errorf("%s: more than %s", request, limit)
+			return fmt.Errorf("%s of the sidecar: more than its %s", chosen[request].what, chosen[limit].what)
 		}))
 	}
 	return parsed.resources, errors.Join(errs...)
