@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -30,6 +31,15 @@ func processUsage(pid int) (usage, error) {
 		return usage{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
 	return u, nil
+}
+
+// ownCPU returns the CPU time of this process, to the microsecond.
+func ownCPU() (time.Duration, error) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0, fmt.Errorf("getrusage: %w", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
 // parseStat reads a line of /proc/<pid>/stat (man 5 proc_pid_stat). The name in

@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := flags.Bool("quick", false, "measure for about 20 seconds: enough to see that it works, not to believe it")
+	only := flags.String("only", "", "measure one `section`: webhook, ca or process")
 	profile := flags.String("profile", "", "write each server's CPU profile into this `folder`")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -83,7 +84,7 @@ func run(ctx context.Context, args []string) error {
 			fmt.Println(f)
 		}
 	}}
-	return b.all(ctx)
+	return b.all(ctx, *only)
 }
 
 // runServer serves a role until it is told to end, or until whoever started it is

@@ -16,6 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
+// Names of the pods in the mix.
+const (
+	podSimple = "simple"
+	podLarge  = "large"
+	podInit   = "init"
+)
+
 // uidHole is where a review's uid goes: each request has its own, so that no
 // server can answer from memory.
 const uidHole = "00000000-0000-4000-8000-000000000000"
@@ -35,7 +42,7 @@ func reviews() ([]review, error) {
 	mix := []struct {
 		name string
 		pod  *corev1.Pod
-	}{{"simple", simplePod()}, {"large", largePod()}, {"init", initPod()}}
+	}{{podSimple, simplePod()}, {podLarge, largePod()}, {podInit, initPod()}}
 	all := make([]review, 0, len(mix))
 	for _, m := range mix {
 		r, err := newReview(m.name, m.pod)

@@ -34,9 +34,24 @@ type bench struct {
 	report func(...figure)
 }
 
-// all measures everything. Its error means that something could not be measured.
-func (b bench) all(ctx context.Context) error {
-	return errors.Join(b.webhook(ctx), b.ca(ctx), b.inProcess())
+// all measures everything, or the one section that is named. Its error means that
+// something could not be measured; the other sections are measured all the same.
+func (b bench) all(ctx context.Context, only string) error {
+	var errs []error
+	known := only == ""
+	for _, section := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{{"webhook", b.webhook}, {"ca", b.ca}, {"process", b.process}} {
+		if only == "" || only == section.name {
+			known = true
+			errs = append(errs, section.measure(ctx))
+		}
+	}
+	if !known {
+		return fmt.Errorf("no section %q: there are webhook, ca and process", only)
+	}
+	return errors.Join(errs...)
 }
 
 // webhook measures the injector beside both floors with the mix of pods, then the
@@ -91,7 +106,7 @@ func (b bench) mixed(ctx context.Context, servers []*server, mix []review) error
 }
 
 func (b bench) eachPod(ctx context.Context, servers []*server, mix []review) error {
-	growth := make(map[string][2][]float64) // by role: smallest and largest pod
+	spent := make(map[string][]float64) // CPU by role and pod
 	for _, r := range mix {
 		var contenders []contender
 		for _, s := range servers {
@@ -103,25 +118,18 @@ func (b bench) eachPod(ctx context.Context, servers []*server, mix []review) err
 		if err != nil {
 			return fmt.Errorf("pod %s: %w", r.name, err)
 		}
-		floor, injector := values(samples[roleTyped], cpu), values(samples[roleInjector], cpu)
+		for role, s := range samples {
+			spent[role+r.name] = values(s, cpu)
+		}
+		floor, injector := spent[roleTyped+r.name], spent[roleInjector+r.name]
 		b.report(
 			figure{name: "webhook." + r.name + "." + roleTyped + ".cpu", values: floor, unit: "ms"},
 			figure{name: "webhook." + r.name + "." + roleInjector + ".cpu", values: injector, unit: "ms"},
 			figure{name: "webhook." + r.name + ".ratio", values: ratios(injector, floor), unit: "x", goal: webhookGoal},
 		)
-		for role, v := range map[string][]float64{roleTyped: floor, roleInjector: injector} {
-			g := growth[role]
-			switch r.name {
-			case mix[0].name:
-				g[0] = v
-			case mix[1].name:
-				g[1] = v
-			}
-			growth[role] = g
-		}
 	}
 	for _, role := range []string{roleTyped, roleInjector} {
-		b.report(figure{name: "webhook." + role + ".growth", values: ratios(growth[role][1], growth[role][0]), unit: "x"})
+		b.report(figure{name: "webhook." + role + ".growth", values: ratios(spent[role+podLarge], spent[role+podSimple]), unit: "x"})
 	}
 	return nil
 }

@@ -70,8 +70,20 @@ func rolePart(role string, log *slog.Logger) (part, error) {
 		return overHTTPS(floorWebhook(false)), nil
 	case roleTyped:
 		return overHTTPS(floorWebhook(true)), nil
+	case roleInjector:
+		h, err := injectorHandler(log)
+		if err != nil {
+			return nil, err
+		}
+		return overHTTPS(h), nil
 	case roleFloorCA:
 		service, err := newFloorCA(time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return overGRPC(service), nil
+	case roleCitadel:
+		service, err := newCitadel(log, time.Now())
 		if err != nil {
 			return nil, err
 		}
