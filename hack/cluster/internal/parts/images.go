@@ -1,0 +1,33 @@
+package parts
+
+import (
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/garrison-mesh/garrison/hack/cluster/internal/settings"
+	"github.com/garrison-mesh/garrison/hack/internal/oci"
+)
+
+// writeImages makes the images of the two programs that run in pods: a static
+// binary and nothing else.
+func writeImages(dir, pause, coredns string) error {
+	var images []oci.Tagged
+	for ref, program := range map[string]string{settings.PauseImage: pause, settings.CoreDNSImage: coredns} {
+		img, err := programImage(program)
+		if err != nil {
+			return fmt.Errorf("%s: %w", ref, err)
+		}
+		images = append(images, oci.Tagged{Ref: ref, Image: img})
+	}
+	return oci.WriteLayout(dir, images)
+}
+
+func programImage(program string) (v1.Image, error) {
+	const path = "/program"
+	layer, err := oci.Layer([]oci.Entry{{Path: path, Mode: 0o755, Source: program}})
+	if err != nil {
+		return nil, err
+	}
+	return oci.Image(oci.Spec{Layers: []v1.Layer{layer}, Entrypoint: []string{path}})
+}
