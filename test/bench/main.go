@@ -33,18 +33,16 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-		}
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 1 && args[0] == "serve" {
-		return runServer(ctx, args[1:])
+		return runServer(ctx, args[1:], out)
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := flags.Bool("quick", false, "measure for about 20 seconds: enough to see that it works, not to believe it")
@@ -73,15 +71,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // logs in the folder of temporary files
 
-	fmt.Printf("# %s %s/%s, %d CPUs%s, %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(),
+	fmt.Fprintf(out, "# %s %s/%s, %d CPUs%s, %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(),
 		time.Now().UTC().Format(time.RFC3339))
-	fmt.Printf("# webhook: HTTP/1.1, TLS 1.3, %d clients; ca: TLS gRPC, 1 connection, %d clients, P-256; %d × %v each, in turn\n",
+	fmt.Fprintf(out, "# webhook: HTTP/1.1, TLS 1.3, %d clients; ca: TLS gRPC, 1 connection, %d clients, P-256; %d × %v each, in turn\n",
 		webhookClients, caClients, p.repeats, p.window)
 	b := bench{plan: p, dir: dir, report: func(figures ...figure) {
 		for _, f := range figures {
-			fmt.Println(f)
+			fmt.Fprintln(out, f)
 		}
 	}}
 	return b.all(ctx, *only)
@@ -89,7 +87,7 @@ func run(ctx context.Context, args []string) error {
 
 // runServer serves a role until it is told to end, or until whoever started it is
 // gone: then standard input ends.
-func runServer(ctx context.Context, args []string) error {
+func runServer(ctx context.Context, args []string, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // ends with standard input, or with the process
@@ -101,7 +99,7 @@ func runServer(ctx context.Context, args []string) error {
 		profile = args[1]
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	return profiled(profile, func() error { return serveRole(ctx, args[0], os.Stdout, log) })
+	return profiled(profile, func() error { return serveRole(ctx, args[0], out, log) })
 }
 
 // processor names the processor's model, where Linux knows it.

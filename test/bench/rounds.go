@@ -47,14 +47,15 @@ func values(samples []sample, pick func(sample) float64) []float64 {
 
 func cpu(s sample) float64 { return s.cpu }
 
-// standard gives the figures that every server has.
-func standard(prefix string, samples []sample) []figure {
+// standard gives the figures that every server has. goal is that of its CPU time in
+// ms; 0: none.
+func standard(prefix string, samples []sample, goal float64) []figure {
 	latency := func(q float64) []float64 {
 		return values(samples, func(s sample) float64 { return s.quantile(q).Seconds() * 1000 })
 	}
 	rss := values(samples, func(s sample) float64 { return float64(s.rss) / (1 << 20) })
 	return []figure{
-		{name: prefix + ".cpu", values: values(samples, cpu), unit: "ms"},
+		{name: prefix + ".cpu", values: values(samples, cpu), unit: "ms", goal: goal},
 		{name: prefix + ".rate", values: values(samples, sample.rate), unit: "/s"},
 		{name: prefix + ".p50", values: latency(0.50), unit: "ms"},
 		{name: prefix + ".p99", values: latency(0.99), unit: "ms"},

@@ -43,7 +43,7 @@ func startServer(ctx context.Context, role, dir, profile string) (*server, error
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // the process writes to it, we do not
 	s.cmd.Stderr = file
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -93,8 +93,8 @@ func (s *server) greet(ctx context.Context, out io.Reader) error {
 // stop ends the process and waits for it. What it logged last is in the error where
 // it did not end well.
 func (s *server) stop() error {
-	s.stdin.Close()
-	kill := time.AfterFunc(10*time.Second, func() { s.cmd.Process.Kill() })
+	s.stdin.Close() //nolint:errcheck // a process that has gone need not be told
+	kill := time.AfterFunc(10*time.Second, func() { s.cmd.Process.Kill() }) //nolint:errcheck // Wait tells
 	defer kill.Stop()
 	if err := s.cmd.Wait(); err != nil {
 		said, _ := os.ReadFile(s.log) // the better half of the message, where there is one

@@ -66,7 +66,7 @@ func (w *webhook) post(ctx context.Context, request, answer *bytes.Buffer) error
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // read only
 	answer.Reset()
 	if _, err := io.Copy(answer, resp.Body); err != nil {
 		return err
