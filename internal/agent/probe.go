@@ -91,16 +91,9 @@ func askTCP(ctx context.Context, target string) error {
 }
 
 func askHTTP(ctx context.Context, target string, probe *httpProbe, agent string) (int, error) {
-	u := probe.path
-	u.Scheme, u.Host = probe.scheme, target
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	req, err := probe.request(ctx, target, agent)
 	if err != nil {
 		return 0, err
-	}
-	req.Host = probe.host // "": the target
-	req.Header = probe.header.Clone()
-	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header.Set("User-Agent", kubeletAgent(agent))
 	}
 	transport := &http.Transport{ // one connection for each probe, as the kubelet does
 		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a probe asks for life, not for identity; so does the kubelet
@@ -120,6 +113,23 @@ func askHTTP(ctx context.Context, target string, probe *httpProbe, agent string)
 		return 0, err
 	}
 	return resp.StatusCode, nil
+}
+
+// request is what the probe's author asked for, sent to target on behalf of the
+// user agent given.
+func (h *httpProbe) request(ctx context.Context, target, agent string) (*http.Request, error) {
+	u := h.path
+	u.Scheme, u.Host = h.scheme, target
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	req.Host = h.host // "": the target
+	req.Header = h.header.Clone()
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header.Set("User-Agent", kubeletAgent(agent))
+	}
+	return req, nil
 }
 
 // staysHere lets a client follow redirects to where it already is. Others end the

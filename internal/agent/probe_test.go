@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const livez = "/app-health/web/livez"
+
+// startProber serves a table with one probe of path livez.
+func startProber(t *testing.T, entry string) *httptest.Server {
+	t.Helper()
+	table, err := ParseProbers(`{"` + livez + `":` + entry + `}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := Proxy{Probers: table, Address: netip.MustParseAddr("127.0.0.1")}
+	server := httptest.NewServer(proxy.handler(&health{}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(u.Port())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// call returns the status of a request and fails where it says more than that.
+func call(t *testing.T, method, address string, header http.Header) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, address, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req) // follows nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Header.Del("Date")
+	resp.Header.Del("Content-Length")
+	if len(body) > 0 || len(resp.Header) > 0 {
+		t.Errorf("%s %s: more than a status: %q %v", method, address, body, resp.Header)
+	}
+	return resp.StatusCode
+}
+
+func TestProbeHTTPStatus(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Secret", "1")
+		w.Header().Set("Set-Cookie", "session=1")
+		code, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/"))
+		if err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(code)
+		if code != 204 && code != 304 {
+			fmt.Fprint(w, "the application's own words")
+		}
+	}))
+	defer app.Close()
+	for code, want := range map[int]int{
+		200: 200, 201: 201, 204: 204, 299: 299, 304: 200, 399: 200,
+		400: 400, 401: 401, 404: 404, 429: 429, 500: 500, 503: 503, 599: 599, 600: 502, 999: 502,
+	} {
+		agent := startProber(t, fmt.Sprintf(`{"httpGet":{"path":"/%d","port":%d}}`, code, portOf(t, app.URL)))
+		if got := call(t, "GET", agent.URL+livez, nil); got != want {
+			t.Errorf("application says %d: %d, want %d", code, got, want)
+		}
+	}
+}
+
+func TestProbeOnlyKnownPathsByGet(t *testing.T) {
+	var asked atomic.Int32
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer app.Close()
+	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d}}`, portOf(t, app.URL)))
+	for _, path := range []string{
+		"/", "/app-health/", "/app-health/web/readyz", "/app-health/other/livez", livez + "/", "//app-health/web/livez",
+		"/app-health/web/../web/livez", "/metrics", "/quitquitquit", "/debug/pprof/", "/healthz",
+	} {
+		if got := call(t, "GET", agent.URL+path, nil); got != 404 {
+			t.Errorf("%s: %d", path, got)
+		}
+	}
+	for _, method := range []string{"POST", "HEAD", "PUT", "DELETE", "OPTIONS"} {
+		if got := call(t, method, agent.URL+livez, nil); got != 405 {
+			t.Errorf("%s: %d", method, got)
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("application asked %d times", n)
+	}
+	if got := call(t, "GET", agent.URL+livez+"?x=http://elsewhere", nil); got != 200 || asked.Load() != 1 {
+		t.Errorf("known path: %d, asked %d times", got, asked.Load())
+	}
+}
+
+func TestProbeSendsOnlyItsOwnHeaders(t *testing.T) {
+	var seen *http.Request
+	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r }))
+	defer app.Close()
+	port := portOf(t, app.URL)
+	stranger := http.Header{
+		"Cookie": {"session=1"}, "Authorization": {"Bearer x"}, "X-Forwarded-For": {"1.2.3.4"}, "X-A": {"stranger"},
+		"Accept": {"text/evil"}, "User-Agent": {"curl/8"}, "Host": {"elsewhere"}, "Range": {"bytes=0-1"},
+	}
+	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"path":"/p?q=1","port":%d,"httpHeaders":[
+		{"name":"X-A","value":"probe"},{"name":"Host","value":"web.example"}]}}`, port))
+	call(t, "GET", agent.URL+livez+"?q=stranger", stranger)
+	want := http.Header{"X-A": {"probe"}, "Accept": {"*/*"}, "User-Agent": {"kube-probe/"}, "Connection": {"close"}}
+	if diff := cmp.Diff(want, seen.Header); diff != "" {
+		t.Error("headers: ", diff)
+	}
+	if seen.Host != "web.example" || seen.URL.String() != "/p?q=1" || seen.Method != "GET" {
+		t.Errorf("asked %s %s of %s", seen.Method, seen.URL, seen.Host)
+	}
+
+	agent = startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d}}`, port))
+	call(t, "GET", agent.URL+livez, http.Header{"User-Agent": {"kube-probe/1.36"}})
+	if got := seen.Header.Get("User-Agent"); got != "kube-probe/1.36" {
+		t.Errorf("the kubelet is introduced as %q", got)
+	}
+	if want := net.JoinHostPort("127.0.0.1", strconv.Itoa(port)); seen.Host != want {
+		t.Errorf("host %q, want %q as the kubelet would say", seen.Host, want)
+	}
+}
+
+func TestProbeRedirects(t *testing.T) {
+	var elsewhere atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		elsewhere.Add(1)
+		w.WriteHeader(500)
+	}))
+	defer other.Close()
+	var app *httptest.Server
+	app = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := map[string]string{
+			"/here": "/ok", "/absolute": app.URL + "/bad", "/port": other.URL + "/", "/name": "http://localhost/",
+			"/scheme": strings.Replace(app.URL, "http", "https", 1), "/loop": "/loop",
+		}[r.URL.Path]
+		switch {
+		case to != "":
+			http.Redirect(w, r, to, http.StatusFound)
+		case r.URL.Path == "/bad":
+			w.WriteHeader(503)
+		}
+	}))
+	defer app.Close()
+	for path, want := range map[string]int{
+		"/here": 200, "/absolute": 503, "/port": 200, "/name": 200, "/scheme": 200, "/loop": 502,
+	} {
+		agent := startProber(t, fmt.Sprintf(`{"httpGet":{"path":%q,"port":%d}}`, path, portOf(t, app.URL)))
+		if got := call(t, "GET", agent.URL+livez, nil); got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("another port was asked %d times", n)
+	}
+}
+
+func TestProbeHTTPSWithoutVerification(t *testing.T) {
+	var proto string
+	app := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { proto = r.Proto }))
+	app.EnableHTTP2 = true
+	app.StartTLS() // certified for example.com by nobody
+	defer app.Close()
+	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d,"scheme":"HTTPS"}}`, portOf(t, app.URL)))
+	if got := call(t, "GET", agent.URL+livez, nil); got != 200 || proto != "HTTP/2.0" {
+		t.Errorf("%d by %s", got, proto)
+	}
+	agent = startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d}}`, portOf(t, app.URL)))
+	if got := call(t, "GET", agent.URL+livez, nil); got != 400 {
+		t.Errorf("HTTP to an HTTPS port: %d, want the server's own 400", got)
+	}
+}
+
+// rawServer answers each connection with text and closes it, or keeps it open.
+func rawServer(t *testing.T, text string, hold bool) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open sync.WaitGroup
+	ended := make(chan bool)
+	open.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer conn.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+					return // a TCP probe
+				}
+				io.WriteString(conn, text)
+				if hold {
+					<-ended
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); close(ended); open.Wait() })
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func TestProbeOfABrokenApplication(t *testing.T) {
+	nobody := httptest.NewServer(nil)
+	nobody.Close()
+	closed := portOf(t, nobody.URL)
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			if _, err := w.Write(make([]byte, 4096)); err != nil {
+				return
+			}
+		}
+	}))
+	defer endless.Close()
+	cases := map[string]struct {
+		entry string
+		want  int
+	}{
+		"HTTP, nobody listens": {fmt.Sprintf(`{"httpGet":{"port":%d}}`, closed), 502},
+		"TCP, nobody listens":  {fmt.Sprintf(`{"tcpSocket":{"port":%d}}`, closed), 502},
+		"TCP, open":            {fmt.Sprintf(`{"tcpSocket":{"port":%d}}`, rawServer(t, "", true)), 200},
+		"silence":              {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "", true)), 504},
+		"half a body":          {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", false)), 502},
+		"a body that stalls":   {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", true)), 504},
+		"a body without end":   {fmt.Sprintf(`{"httpGet":{"port":%d}}`, portOf(t, endless.URL)), 200},
+		"not HTTP":             {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "220 mail ready\r\n", false)), 502},
+		"another protocol":     {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", false)), 502},
+		"status 000":           {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "HTTP/1.1 000 No\r\nContent-Length: 0\r\n\r\n", false)), 502},
+		"header without end":   {fmt.Sprintf(`{"httpGet":{"port":%d}}`, rawServer(t, "HTTP/1.1 200 OK\r\nA: "+strings.Repeat("a", 1<<20), false)), 502},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			if got := call(t, "GET", startProber(t, c.entry).URL+livez, nil); got != c.want {
+				t.Errorf("%d, want %d", got, c.want)
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("took %v, the probe's timeout is 1 s", took)
+			}
+		})
+	}
+}
+
+func TestProbeKeepsToItsTimeout(t *testing.T) {
+	silent := rawServer(t, "", true)
+	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d},"timeoutSeconds":2}`, silent))
+	start := time.Now()
+	if got := call(t, "GET", agent.URL+livez, nil); got != 504 {
+		t.Errorf("%d", got)
+	}
+	if took := time.Since(start); took < 2*time.Second || took > 3*time.Second {
+		t.Errorf("answered after %v, want 2 s", took)
+	}
+}
+
+// However many neighbours ask, the application is asked once at a time.
+func TestProbeIsSharedByItsCallers(t *testing.T) {
+	var now, most atomic.Int32
+	entered, leave := make(chan bool, 100), make(chan bool)
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		entered <- true
+		<-leave
+		now.Add(-1)
+	}))
+	defer app.Close()
+	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d},"timeoutSeconds":30}`, portOf(t, app.URL)))
+	var callers sync.WaitGroup
+	for range 50 {
+		callers.Go(func() {
+			if got := call(t, "GET", agent.URL+livez, nil); got != 200 {
+				t.Errorf("%d", got)
+			}
+		})
+	}
+	<-entered
+	close(leave)
+	callers.Wait()
+	if n := most.Load(); n != 1 {
+		t.Errorf("%d requests to the application at a time", n)
+	}
+}
