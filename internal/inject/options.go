@@ -47,27 +47,27 @@ func parseOptions(annotations map[string]string, defaults resources) (options, e
 		}
 	}
 	if len(errs) == 0 {
-		errs = append(errs, o.resources.check(func(request, limit string) error {
+		errs = append(errs, o.resources.check(func(request, limit string, asked, allowed resource.Quantity) error {
 			field := request // the one that the pod's author wrote
 			if _, ok := annotations[request]; !ok {
 				field = limit
 			}
-			return &Refusal{Reason: BadAnnotate, Field: "metadata.annotations[" + field + "]", Problem: fmt.Sprintf(
-				"the sidecar would ask for more (%s) than its limit (%s)", request, limit)}
+			return &Refusal{Reason: BadAnnotation, Field: "metadata.annotations[" + field + "]", Problem: fmt.Sprintf(
+				"the sidecar would ask for %s (%s) and be limited to %s (%s)", &asked, request, &allowed, limit)}
 		}))
 	}
 	return o, errors.Join(errs...)
 }
 
-// check holds requests to their limits. It names each pair that breaks this by
-// its annotations.
-func (r resources) check(broken func(request, limit string) error) error {
+// check holds requests to their limits. Each pair that breaks this is told to
+// broken by its annotations and values.
+func (r resources) check(broken func(request, limit string, asked, allowed resource.Quantity) error) error {
 	var errs []error
 	if r.cpu.Cmp(r.cpuLimit) > 0 {
-		errs = append(errs, broken(mesh.ProxyCPU, mesh.ProxyCPULimit))
+		errs = append(errs, broken(mesh.ProxyCPU, mesh.ProxyCPULimit, r.cpu, r.cpuLimit))
 	}
 	if r.memory.Cmp(r.memoryLimit) > 0 {
-		errs = append(errs, broken(mesh.ProxyMemory, mesh.ProxyMemoryLimit))
+		errs = append(errs, broken(mesh.ProxyMemory, mesh.ProxyMemoryLimit, r.memory, r.memoryLimit))
 	}
 	return errors.Join(errs...)
 }

@@ -68,6 +68,10 @@ func ParsePod(raw []byte) (*Pod, error) {
 		Spec     *spec     `json:"spec"`
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &doc); err != nil {
+		var mistyped *json.UnmarshalTypeError
+		if errors.As(err, &mistyped) && mistyped.Field != "" {
+			return nil, &Refusal{Reason: Malformed, Field: mistyped.Field, Problem: "a JSON " + mistyped.Value + " cannot stand here"}
+		}
 		return nil, &Refusal{Reason: Malformed, Field: "pod", Problem: strings.TrimPrefix(err.Error(), "json: ")}
 	}
 	switch {

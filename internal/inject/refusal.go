@@ -1,8 +1,6 @@
 package inject
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Reason says in one word why a pod was injected, left alone or refused: for
 // metrics, audit annotations and logs. There are few, and they are stable.
@@ -24,12 +22,12 @@ const (
 
 // Why a pod is refused.
 const (
-	Malformed    Reason = "malformed-pod"
-	BadLabel     Reason = "bad-label"
-	BadAnnotate  Reason = "bad-annotation"
-	ReservedName Reason = "reserved-name"
-	ProxyUser    Reason = "proxy-user"
-	Overload     Reason = "overload"
+	Malformed     Reason = "malformed-pod"
+	BadLabel      Reason = "bad-label"
+	BadAnnotation Reason = "bad-annotation"
+	ReservedName  Reason = "reserved-name"
+	ProxyUser     Reason = "proxy-user"
+	Overload      Reason = "overload"
 )
 
 // Refusal says what is wrong with a pod and where.
@@ -46,7 +44,7 @@ func (r *Refusal) Error() string { return r.Field + ": " + r.Problem }
 const maxQuoted = 64
 
 func annotationRefusal(name, value, problem string) *Refusal {
-	return &Refusal{Reason: BadAnnotate, Field: "metadata.annotations[" + name + "]", Problem: quote(value) + " is " + problem}
+	return &Refusal{Reason: BadAnnotation, Field: "metadata.annotations[" + name + "]", Problem: quote(value) + " is " + problem}
 }
 
 func quote(value string) string {

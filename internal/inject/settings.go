@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
@@ -153,8 +154,8 @@ func (o Options) resources() (resources, error) {
 		}
 	}
 	if len(errs) == 0 {
-		errs = append(errs, parsed.resources.check(func(request, limit string) error {
-			return fmt.Errorf("%s of the sidecar: more than its %s", chosen[request].what, chosen[limit].what)
+		errs = append(errs, parsed.resources.check(func(request, limit string, asked, allowed resource.Quantity) error {
+			return fmt.Errorf("%s of the sidecar: %s is more than the %s, %s", chosen[request].what, &asked, chosen[limit].what, &allowed)
 		}))
 	}
 	return parsed.resources, errors.Join(errs...)
