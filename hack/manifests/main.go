@@ -3,19 +3,19 @@
 // module, and a kustomization with the tags of the images and the injector's
 // settings.
 //
-//	go run ./manifests --tag v0.1.0 --registry registry.example.com:5000
+//	go -C hack run ./manifests --tag v0.1.0 --registry registry.example.com:5000
 //
 // It talks to no cluster. Start reading at render.
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
 func main() {
@@ -31,20 +31,23 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("manifests", flag.ContinueOnError)
 	tag := flags.String("tag", "", "tag of Garrison's images (required)")
 	registry := flags.String("registry", "", "registry that has them, as host[:port][/path]")
-	root := flags.String("root", "..", "the repository")
-	out := flags.String("out", "", "folder to write, replaced as a whole (default ROOT/build/manifests)")
+	out := flags.String("out", "", "folder to write, replaced as a whole (default build/manifests)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *out == "" {
-		*out = filepath.Join(*root, "build", "manifests")
+	root, err := repository()
+	if err != nil {
+		return err
 	}
-	crds, err := moduleCRDs(*root)
+	if *out == "" {
+		*out = filepath.Join(root, "build", "manifests")
+	}
+	crds, err := moduleCRDs(root)
 	if err != nil {
 		return err
 	}
 	files, err := render(input{
-		base:     os.DirFS(filepath.Join(*root, "manifests", "base")),
+		base:     os.DirFS(filepath.Join(root, "manifests", "base")),
 		crds:     crds,
 		tag:      *tag,
 		registry: *registry,
@@ -55,29 +58,37 @@ func run(args []string) error {
 	return replace(*out, files)
 }
 
-// moduleCRDs reads the CRDs that the istio.io/api module carries, in the version of
-// the root's go.mod.
-func moduleCRDs(root string) ([]byte, error) {
-	const module = "istio.io/api"
-	if _, err := goTool(root, "mod", "download", module); err != nil {
-		return nil, err
-	}
-	dir, err := goTool(root, "list", "-m", "-f", "{{.Dir}}", module)
+// repository returns the closest folder above this one that has manifests/base.
+func repository() (string, error) {
+	start, err := os.Getwd()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return os.ReadFile(filepath.Join(dir, "kubernetes", "customresourcedefinitions.gen.yaml"))
+	for dir := start; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "manifests", "base")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s: no folder above it has manifests/base", start)
+		}
+	}
 }
 
-func goTool(dir string, args ...string) (string, error) {
-	cmd := exec.Command("go", args...)
-	cmd.Dir = dir
+// moduleCRDs reads the CRDs that the istio.io/api module carries, in the version of
+// the root's go.mod. It asks the go command that all scripts here use.
+func moduleCRDs(root string) ([]byte, error) {
+	cmd := exec.Command(filepath.Join(root, "hack", "go"), "mod", "download", "-json", "istio.io/api")
+	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+		return nil, fmt.Errorf("go mod download: %w", err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	var module struct{ Dir string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		return nil, fmt.Errorf("go mod download: %w", err)
+	}
+	return os.ReadFile(filepath.Join(module.Dir, "kubernetes", "customresourcedefinitions.gen.yaml"))
 }
 
 // replace makes dir hold exactly these files.

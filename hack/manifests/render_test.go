@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -137,11 +138,15 @@ func TestKustomize(t *testing.T) {
 	if err != nil {
 		t.Skip("no kubectl: ", err)
 	}
-	crds, err := moduleCRDs("../..")
+	root, err := repository()
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := render(input{base: os.DirFS("../../manifests/base"), crds: crds, tag: "v1.2.3", registry: "reg.example.com"})
+	crds, err := moduleCRDs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := render(input{base: os.DirFS(filepath.Join(root, "manifests", "base")), crds: crds, tag: "v1.2.3", registry: "reg.example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
