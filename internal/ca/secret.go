@@ -5,12 +5,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -133,9 +134,8 @@ func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
 // renewal returns half-life, give or take a tenth of it: always the same for one
 // account, but spread over accounts whose certificates were made together.
 func renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
-	h := fnv.New32a()
-	h.Write([]byte(account.UID))
-	spread := float64(h.Sum32())/(1<<31) - 1 // -1 to 1
+	h := sha256.Sum256([]byte(account.UID))
+	spread := float64(binary.BigEndian.Uint32(h[:]))/(1<<31) - 1 // -1 to 1
 	half := leaf.NotAfter.Sub(leaf.NotBefore) / 2
 	return leaf.NotBefore.Add(half + time.Duration(spread*float64(half/10)))
 }

@@ -1,0 +1,243 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+func newSecret(t testing.TB, a *Authority, account mesh.ServiceAccount, now time.Time) *corev1.Secret {
+	t.Helper()
+	s, err := a.NewSecret(account, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestNewSecret(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	s := newSecret(t, a, sleep, noon)
+	want := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       "default",
+			Name:            "istio.sleep",
+			Labels:          map[string]string{"app.kubernetes.io/managed-by": "garrison"},
+			Annotations:     map[string]string{"istio.io/service-account.name": "sleep"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "sleep", UID: "8f2c"}},
+		},
+		Type: "istio.io/key-and-cert",
+		Data: s.Data,
+	}
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("secret (-want +got):\n%s", diff)
+	}
+	if len(s.Data) != 3 {
+		t.Errorf("%d keys in the data, want 3", len(s.Data))
+	}
+	if !bytes.Equal(s.Data["root-cert.pem"], a.Bundle()) {
+		t.Error("root-cert.pem is not the bundle")
+	}
+	leaf := parseLeaf(t, string(s.Data["cert-chain.pem"]))
+	expectLeaf(t, leaf, string(a.Bundle()), sleepID, nil, noon)
+	if want := noon.Add(DefaultSecretTTL); !leaf.NotAfter.Equal(want) {
+		t.Errorf("ends %v, want %v", leaf.NotAfter, want)
+	}
+	if _, err := tls.X509KeyPair(s.Data["cert-chain.pem"], s.Data["key.pem"]); err != nil {
+		t.Error(err)
+	}
+	block, _ := pem.Decode(s.Data["key.pem"])
+	if _, err := x509.ParsePKCS8PrivateKey(block.Bytes); err != nil {
+		t.Error(err)
+	}
+	if again := newSecret(t, a, sleep, noon); bytes.Equal(again.Data["key.pem"], s.Data["key.pem"]) {
+		t.Error("the same key twice")
+	}
+}
+
+func TestSecretsOfServersHaveDNSNames(t *testing.T) {
+	a, _ := open(t, noon, Options{ClusterDomain: "corp.example"})
+	for account, want := range map[mesh.ServiceAccount][]string{
+		{Namespace: "istio-system", Name: "istio-sidecar-injector-service-account"}: {
+			"istio-sidecar-injector", "istio-sidecar-injector.istio-system",
+			"istio-sidecar-injector.istio-system.svc", "istio-sidecar-injector.istio-system.svc.corp.example",
+		},
+		{Namespace: "istio-system", Name: "istio-citadel-service-account"}: {
+			"istio-citadel", "istio-citadel.istio-system",
+			"istio-citadel.istio-system.svc", "istio-citadel.istio-system.svc.corp.example",
+			"istio-ca", "istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc",
+		},
+		{Namespace: "istio-system", Name: "default"}:                     nil,
+		{Namespace: "default", Name: "istio-citadel-service-account"}:    nil,
+		{Namespace: "istio-system", Name: "istio-pilot.service-account"}: nil,
+	} {
+		s := newSecret(t, a, account, noon)
+		leaf := parseLeaf(t, string(s.Data[mesh.CertChain]))
+		expectLeaf(t, leaf, string(a.Bundle()), "spiffe://cluster.local/ns/"+account.Namespace+"/sa/"+account.Name, want, noon)
+		if _, err := a.CheckSecret(account, s, noon); err != nil {
+			t.Errorf("%s: %v", account, err)
+		}
+	}
+}
+
+func TestCheckSecretRefuses(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	other, _ := open(t, noon, Options{})
+	httpbin := mesh.ServiceAccount{Namespace: "default", Name: "httpbin", UID: "77"}
+	citadel := mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account", UID: "1"}
+	cases := map[string]struct {
+		spoil func(*corev1.Secret)
+		want  string
+	}{
+		"no data":          {func(s *corev1.Secret) { s.Data = nil }, "root-cert.pem: not the roots in use"},
+		"no key":           {func(s *corev1.Secret) { delete(s.Data, "key.pem") }, "key.pem"},
+		"no chain":         {func(s *corev1.Secret) { delete(s.Data, "cert-chain.pem") }, "cert-chain.pem"},
+		"garbage":          {func(s *corev1.Secret) { s.Data["cert-chain.pem"] = []byte("hello") }, "cert-chain.pem"},
+		"roots of another": {func(s *corev1.Secret) { s.Data["root-cert.pem"] = other.Bundle() }, "root-cert.pem: not the roots in use"},
+		"one root more":    {func(s *corev1.Secret) { s.Data["root-cert.pem"] = append(a.Bundle(), other.Bundle()...) }, "root-cert.pem"},
+		"key of another":   {func(s *corev1.Secret) { s.Data["key.pem"] = newSecret(t, a, sleep, noon).Data["key.pem"] }, "private key does not match"},
+		"certificate of another CA": {func(s *corev1.Secret) {
+			foreign := newSecret(t, other, sleep, noon)
+			s.Data["cert-chain.pem"], s.Data["key.pem"] = foreign.Data["cert-chain.pem"], foreign.Data["key.pem"]
+		}, "unknown authority"},
+		"certificate of another account": {func(s *corev1.Secret) {
+			s.Data = newSecret(t, a, httpbin, noon).Data
+		}, "want only " + sleepID},
+		"annotation and certificate of another account": {func(s *corev1.Secret) {
+			s.Data = newSecret(t, a, httpbin, noon).Data
+			s.Annotations[mesh.ServiceAccountAnnotation] = "httpbin"
+		}, "want only " + sleepID},
+		"certificate with DNS names": {func(s *corev1.Secret) {
+			s.Data = newSecret(t, a, citadel, noon).Data
+		}, "URIs"},
+		"no owner":                 {func(s *corev1.Secret) { s.OwnerReferences = nil }, "not owned"},
+		"owner of an earlier life": {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "old" }, "not owned"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := newSecret(t, a, sleep, noon)
+			if _, err := a.CheckSecret(sleep, s, noon); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			c.spoil(s)
+			_, err := a.CheckSecret(sleep, s, noon)
+			wantError(t, err, c.want)
+		})
+	}
+}
+
+// A Secret past its time is still good; one past its end is not.
+func TestCheckSecretWithTime(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	s := newSecret(t, a, sleep, noon)
+	for days, good := range map[int]bool{0: true, 40: true, 89: true, 91: false} {
+		now := noon.Add(time.Duration(days) * 24 * time.Hour)
+		renew, err := a.CheckSecret(sleep, s, now)
+		if (err == nil) != good {
+			t.Errorf("after %d days: %v", days, err)
+		}
+		if past := !renew.After(now); good && past != (days > 50) {
+			t.Errorf("after %d days: to be renewed at %v", days, renew)
+		}
+	}
+}
+
+func TestCheckSecretBelievesNoAnnotation(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	s := newSecret(t, a, sleep, noon)
+	s.Annotations[mesh.ServiceAccountAnnotation] = "httpbin"
+	if _, err := a.CheckSecret(sleep, s, noon); err != nil {
+		t.Errorf("%v: the annotation is for people", err)
+	}
+}
+
+// Renewal is at half-life, spread by a tenth of it to both sides, and always at
+// the same moment for one account. Lifetimes of years must not overflow.
+func TestRenewal(t *testing.T) {
+	a, _ := open(t, noon, Options{SecretTTL: 4 * 365 * 24 * time.Hour})
+	life := 4*365*24*time.Hour + 2*time.Minute
+	var shares []float64
+	for n := range 200 {
+		account := sleep
+		account.UID = string(rune('a'+n%26)) + string(rune('a'+n/26))
+		s := newSecret(t, a, account, noon)
+		renew, err := a.CheckSecret(account, s, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := a.CheckSecret(account, s, noon.Add(time.Hour)); !again.Equal(renew) {
+			t.Fatalf("renewal moved from %v to %v", renew, again)
+		}
+		shares = append(shares, renew.Sub(noon.Add(-2*time.Minute)).Hours()/life.Hours())
+	}
+	first, last := slices.Min(shares), slices.Max(shares)
+	if first < 0.45 || last > 0.55 || last-first < 0.05 {
+		t.Errorf("renewed after %.3f to %.3f of the lifetime, want spread over 0.45 to 0.55", first, last)
+	}
+}
+
+func TestInScope(t *testing.T) {
+	ns := func(name string, labels ...string) *corev1.Namespace {
+		n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
+		for i := 0; i < len(labels); i += 2 {
+			n.Labels[labels[i]] = labels[i+1]
+		}
+		return n
+	}
+	for _, c := range []struct {
+		ns   *corev1.Namespace
+		want bool
+	}{
+		{ns("plain"), false},
+		{ns("on", "istio-injection", "enabled"), true},
+		{ns("off", "istio-injection", "disabled"), false},
+		{ns("odd", "istio-injection", "yes"), false},
+		{ns("revision", "istio.io/rev", "canary"), true},
+		{ns("both", "istio.io/rev", "canary", "istio-injection", "disabled"), false},
+		{ns("istio-system", "istio-injection", "disabled"), true},
+		{ns("kube-system"), false},
+	} {
+		if got := InScope(false)(c.ns); got != c.want {
+			t.Errorf("%s: %t, want %t", c.ns.Name, got, c.want)
+		}
+		if !InScope(true)(c.ns) {
+			t.Errorf("%s: not in a scope of all", c.ns.Name)
+		}
+	}
+}
+
+func TestRootConfigMap(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	now := metav1.Now()
+	for _, ns := range []*corev1.Namespace{
+		{ObjectMeta: metav1.ObjectMeta{Name: "kube-public"}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "kube-node-lease"}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "going", DeletionTimestamp: &now}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "gone"}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceTerminating}},
+	} {
+		if got := a.RootConfigMap(ns); got != nil {
+			t.Errorf("%s has %v", ns.Name, got)
+		}
+	}
+	want := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "kube-system", Name: "istio-ca-root-cert",
+			Labels: map[string]string{"app.kubernetes.io/managed-by": "garrison"},
+		},
+		Data: map[string]string{"root-cert.pem": string(a.Bundle())},
+	}
+	got := a.RootConfigMap(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("config map (-want +got):\n%s", diff)
+	}
+}
