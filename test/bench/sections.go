@@ -45,6 +45,9 @@ func (b bench) all(ctx context.Context, only string) error {
 	}{{"webhook", b.webhook}, {"ca", b.ca}, {"process", b.process}} {
 		if only == "" || only == section.name {
 			known = true
+			if ctx.Err() != nil {
+				break
+			}
 			errs = append(errs, section.measure(ctx))
 		}
 	}

@@ -37,7 +37,7 @@ func startServer(ctx context.Context, role, dir, profile string) (*server, error
 	if profile != "" {
 		args = append(args, filepath.Join(profile, role+".pprof"))
 	}
-	s := &server{role: role, cmd: exec.CommandContext(ctx, self, args...), log: filepath.Join(dir, role+".log")}
+	s := &server{role: role, cmd: exec.Command(self, args...), log: filepath.Join(dir, role+".log")}
 	// A real file, so that what the server logs costs it what it costs in a cluster.
 	file, err := os.Create(s.log)
 	if err != nil {
@@ -93,8 +93,8 @@ func (s *server) greet(ctx context.Context, out io.Reader) error {
 // stop ends the process and waits for it. What it logged last is in the error where
 // it did not end well.
 func (s *server) stop() error {
-	s.stdin.Close() //nolint:errcheck // a process that has gone need not be told
-	kill := time.AfterFunc(10*time.Second, func() { s.cmd.Process.Kill() }) //nolint:errcheck // Wait tells
+	_ = s.stdin.Close() // a process that has gone need not be told
+	kill := time.AfterFunc(10*time.Second, func() { _ = s.cmd.Process.Kill() })
 	defer kill.Stop()
 	if err := s.cmd.Wait(); err != nil {
 		said, _ := os.ReadFile(s.log) // the better half of the message, where there is one
