@@ -76,6 +76,9 @@ func TestEnvoyIsCalled(t *testing.T) {
 // startEnvoy runs e until its context is cancelled; ended gives Run's result.
 func startEnvoy(t *testing.T, e Envoy) (cancel func(), ended <-chan error) {
 	t.Helper()
+	if e.admin == "" {
+		e.admin = "127.0.0.1:1" // nobody there
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx, "x", discardLog()) }()
