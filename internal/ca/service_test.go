@@ -1,0 +1,557 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/elliptic"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+const token = "header.payload.signature"
+
+// asSleep takes one token for the sleep account's.
+func asSleep(_ context.Context, got string) (Caller, error) {
+	switch got {
+	case token:
+		return Caller{Account: sleep, PodName: "sleep-1", PodUID: "p1"}, nil
+	case "slow":
+		return Caller{}, fmt.Errorf("review: %w", ErrUnavailable)
+	case "late":
+		return Caller{}, fmt.Errorf("review: %w", context.DeadlineExceeded)
+	case "broken":
+		return Caller{}, errors.New("what is this")
+	case "odd":
+		return Caller{Account: mesh.ServiceAccount{Namespace: "a/b", Name: "c"}}, nil
+	}
+	return Caller{}, fmt.Errorf("review: %w: wrong audience", ErrUnauthenticated)
+}
+
+// dial serves the CSR API over TLS in memory, with the certificate that Citadel's
+// account is issued, and connects to it under a name.
+func dial(t testing.TB, a *Authority, service securityapi.IstioCertificateServiceServer, serverName string) *grpc.ClientConn {
+	t.Helper()
+	secret := newSecret(t, a, mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account", UID: "1"}, time.Now())
+	pair, err := tls.X509KeyPair(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&pair)))
+	securityapi.RegisterIstioCertificateServiceServer(server, service)
+	listener := bufconn.Listen(1 << 20)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(a.Bundle())
+	conn, err := grpc.NewClient("passthrough:///citadel",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: serverName, RootCAs: roots})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
+}
+
+func withToken(ctx context.Context, values ...string) context.Context {
+	for _, v := range values {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", v)
+	}
+	return ctx
+}
+
+func fieldsOf(t testing.TB, kv map[string]any) *structpb.Struct {
+	t.Helper()
+	s, err := structpb.NewStruct(kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// expectChain holds an answer to what Istio's clients take apart: the leaf, then
+// the roots, each element with its newline.
+func expectChain(t testing.TB, chain []string, id string, now time.Time) *x509.Certificate {
+	t.Helper()
+	if len(chain) != 2 {
+		t.Fatalf("%d elements, want leaf and roots", len(chain))
+	}
+	for i, element := range chain {
+		if !strings.HasSuffix(element, "-----END CERTIFICATE-----\n") {
+			t.Errorf("element %d does not end in a newline", i)
+		}
+	}
+	leaf := parseLeaf(t, chain[0])
+	expectLeaf(t, leaf, chain[1], id, nil, now)
+	return leaf
+}
+
+func TestCreateCertificate(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	var log bytes.Buffer
+	conn := dial(t, a, NewService(a, asSleep, ServiceOptions{Log: slog.New(slog.NewJSONHandler(&log, nil))}), "istio-citadel")
+	client := securityapi.NewIstioCertificateServiceClient(conn)
+	key := ecdsaKey(t, elliptic.P256())
+	out, err := client.CreateCertificate(withToken(t.Context(), "Basic x", "Bearer "+token), &securityapi.IstioCertificateRequest{
+		Csr:              csr(t, key, x509.CertificateRequest{URIs: urls(t, sleepID)}),
+		ValidityDuration: 3600,
+		Metadata:         fieldsOf(t, map[string]any{"CertSigner": "", "ImpersonatedIdentity": ""}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := expectChain(t, out.CertChain, sleepID, time.Now())
+	if !equalKeys(leaf.PublicKey, key.Public()) {
+		t.Error("another key")
+	}
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); life != time.Hour+2*time.Minute {
+		t.Errorf("lives %v, want 1h2m", life)
+	}
+	if out.CertChain[1] != string(a.Bundle()) {
+		t.Error("the last element is not the bundle")
+	}
+	var line struct{ Msg, Level, ID, Serial, Expires, Pod string }
+	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+		t.Fatalf("log %q: %v", log.String(), err)
+	}
+	if line.Msg != "issued" || line.Level != "INFO" || line.ID != sleepID || line.Pod != "sleep-1" ||
+		line.Serial != leaf.SerialNumber.Text(16) || line.Expires != leaf.NotAfter.Format(time.RFC3339) {
+		t.Errorf("logged %s", log.String())
+	}
+}
+
+func TestCreateCertificateRefuses(t *testing.T) {
+	good := csrFor(t, sleepID)
+	forged := []byte(good)
+	at := strings.LastIndex(good, "\n-----END") - 8 // in the signature
+	forged[at] = map[bool]byte{true: 'B', false: 'A'}[forged[at] == 'A']
+	type fields = map[string]any
+	const unproven = "request authenticate failure"
+	cases := map[string]struct {
+		authorization []string // nil: the good token
+		csr           string   // "": the good one
+		seconds       int64
+		metadata      fields
+		code          codes.Code
+		message       string
+	}{
+		"no token":                           {[]string{}, "", 0, nil, codes.Unauthenticated, unproven},
+		"empty token":                        {[]string{"Bearer "}, "", 0, nil, codes.Unauthenticated, unproven},
+		"other scheme":                       {[]string{"Basic " + token}, "", 0, nil, codes.Unauthenticated, unproven},
+		"prefix in lower case":               {[]string{"bearer " + token}, "", 0, nil, codes.Unauthenticated, unproven},
+		"wrong token":                        {[]string{"Bearer x"}, "", 0, nil, codes.Unauthenticated, unproven},
+		"first token counts":                 {[]string{"Bearer x", "Bearer " + token}, "", 0, nil, codes.Unauthenticated, unproven},
+		"wrong token comes before a bad CSR": {[]string{"Bearer x"}, "hello", -1, nil, codes.Unauthenticated, unproven},
+		"huge token":                         {[]string{"Bearer " + strings.Repeat("x", maxToken+1)}, "", 0, nil, codes.InvalidArgument, "authorization: token of 16385 bytes, at most 16384"},
+		"review unavailable":                 {[]string{"Bearer slow"}, "", 0, nil, codes.Unavailable, "authentication is not available"},
+		"review too late":                    {[]string{"Bearer late"}, "", 0, nil, codes.Unavailable, "authentication is not available"},
+		"review broken":                      {[]string{"Bearer broken"}, "", 0, nil, codes.Internal, "internal error"},
+		"impossible account":                 {[]string{"Bearer odd"}, "", 0, nil, codes.Internal, "internal error"},
+
+		"impersonation": {nil, "", 0, fields{"ImpersonatedIdentity": "spiffe://cluster.local/ns/default/sa/httpbin"},
+			codes.Unauthenticated, "request impersonation authentication failure"},
+		"impersonation of oneself": {nil, "", 0, fields{"ImpersonatedIdentity": sleepID},
+			codes.Unauthenticated, "request impersonation authentication failure"},
+		"impersonation in a list": {nil, "", 0, fields{"ImpersonatedIdentity": []any{"x"}},
+			codes.Unauthenticated, "request impersonation authentication failure"},
+		"impersonation by a wrong token": {[]string{"Bearer x"}, "", 0, fields{"ImpersonatedIdentity": "x"}, codes.Unauthenticated, unproven},
+		"other signer":                   {nil, "", 0, fields{"CertSigner": "vault"}, codes.InvalidArgument, "metadata: CertSigner: there are no other signers"},
+
+		"no PEM":     {nil, "hello", 0, nil, codes.InvalidArgument, "csr: PEM: does not begin with a block"},
+		"two blocks": {nil, good + good, 0, nil, codes.InvalidArgument, "csr: PEM: data after the first block"},
+		"forged":     {nil, string(forged), 0, nil, codes.InvalidArgument, "csr: signature: does not match the key"},
+		"P-224":      {nil, csr(t, ecdsaKey(t, elliptic.P224()), x509.CertificateRequest{}), 0, nil, codes.InvalidArgument, "csr: key: ECDSA on P-224: only P-256 and P-384 are accepted"},
+		"huge key":   {nil, rsaCSR(t, oddBits(65536), math.MaxInt32), 0, nil, codes.InvalidArgument, "csr: key: RSA of 65536 bits: only 2048 to 4096 are accepted"},
+		"SHA-1":      {nil, csr(t, rsa2048(), x509.CertificateRequest{SignatureAlgorithm: x509.SHA1WithRSA}), 0, nil, codes.InvalidArgument, "csr: signature: algorithm SHA1-RSA is not accepted"},
+		"other account": {nil, csrFor(t, "spiffe://cluster.local/ns/default/sa/httpbin"), 0, nil, codes.InvalidArgument,
+			`csr: subject alternative name "spiffe://cluster.local/ns/default/sa/httpbin": the caller is ` + sleepID},
+
+		"a second too long": {nil, "", 90*24*3600 + 1, nil, codes.InvalidArgument, "validity_duration: 7776001 s, at most 7776000 s"},
+		"endless":           {nil, "", math.MaxInt64, nil, codes.InvalidArgument, "validity_duration: 9223372036854775807 s, at most 7776000 s"},
+		// 2^55 s are 2^55 × 10^9 ns, which wraps to 0, a default lifetime.
+		"wraps to zero":    {nil, "", 1 << 55, nil, codes.InvalidArgument, "validity_duration: 36028797018963968 s, at most 7776000 s"},
+		"wraps to an hour": {nil, "", 1<<55 + 3600, nil, codes.InvalidArgument, "validity_duration: 36028797018967568 s, at most 7776000 s"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a, _ := open(t, time.Now(), Options{})
+			var log bytes.Buffer
+			registry := prometheus.NewRegistry()
+			conn := dial(t, a, NewService(a, asSleep, ServiceOptions{
+				Log: slog.New(slog.NewJSONHandler(&log, nil)), Metrics: NewMetrics(registry, a),
+			}), "istio-citadel")
+			if c.authorization == nil {
+				c.authorization = []string{"Bearer " + token}
+			}
+			if c.csr == "" {
+				c.csr = good
+			}
+			in := &securityapi.IstioCertificateRequest{Csr: c.csr, ValidityDuration: c.seconds, Metadata: fieldsOf(t, c.metadata)}
+			out, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(withToken(t.Context(), c.authorization...), in)
+			if status.Code(err) != c.code || status.Convert(err).Message() != c.message {
+				t.Errorf("%v, %v\nwant %s: %s", out, err, c.code, c.message)
+			}
+			if n := strings.Count(log.String(), `"msg":"refused"`); n != 1 || strings.Count(log.String(), "\n") != 1 {
+				t.Errorf("logged %q, want one refusal", log.String())
+			}
+			if strings.Contains(log.String(), token) {
+				t.Error("the log has the token")
+			}
+			if n := failures(t, registry); n != 1 && c.message != "internal error" {
+				t.Errorf("%v failures counted, want 1", n)
+			}
+		})
+	}
+}
+
+// failures adds up all counters of requests that did not get a certificate, and
+// checks that the others agree.
+func failures(t *testing.T, g prometheus.Gatherer) (sum float64) {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.Metric {
+			switch name, value := family.GetName(), m.GetCounter().GetValue(); name {
+			case "citadel_server_csr_count":
+				if value != 1 {
+					t.Errorf("%s %v, want 1", name, value)
+				}
+			case "citadel_server_success_cert_issuance_count":
+				if value != 0 {
+					t.Errorf("%s %v, want 0", name, value)
+				}
+			case "citadel_server_authentication_failure_count", "citadel_server_csr_parsing_err_count",
+				"citadel_server_id_extraction_err_count", "citadel_server_csr_sign_err_count":
+				sum += value
+			}
+		}
+	}
+	return sum
+}
+
+func TestMetrics(t *testing.T) {
+	a, _ := open(t, time.Now().Truncate(time.Second), Options{})
+	registry := prometheus.NewRegistry()
+	service := NewService(a, asSleep, ServiceOptions{Metrics: NewMetrics(registry, a)})
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+	if _, err := service.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{Csr: csrFor(t)}); err != nil {
+		t.Fatal(err)
+	}
+	signer, _ := a.Expiry()
+	want := fmt.Sprintf(`
+# HELP citadel_server_csr_count Certificate requests received.
+# TYPE citadel_server_csr_count counter
+citadel_server_csr_count 1
+# HELP citadel_server_root_cert_expiry_timestamp When the first of these certificates ends, in seconds since 1970.
+# TYPE citadel_server_root_cert_expiry_timestamp gauge
+citadel_server_root_cert_expiry_timestamp %v
+# HELP citadel_server_success_cert_issuance_count Certificates issued on request.
+# TYPE citadel_server_success_cert_issuance_count counter
+citadel_server_success_cert_issuance_count 1
+`, float64(signer.Unix()))
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "citadel_server_csr_count",
+		"citadel_server_root_cert_expiry_timestamp", "citadel_server_success_cert_issuance_count"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidityDuration(t *testing.T) {
+	o := Options{}.withDefaults()
+	for seconds, want := range map[int64]time.Duration{
+		math.MinInt64: DefaultTTL, -1: DefaultTTL, 0: DefaultTTL, 1: time.Second, 7776000: DefaultMaxTTL,
+	} {
+		if got, err := o.ttl(seconds); err != nil || got != want {
+			t.Errorf("%d s: %v, %v, want %v", seconds, got, err, want)
+		}
+	}
+}
+
+// A certificate never outlives its issuer, and near the issuer's end the client
+// is told to come again.
+func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := open(t, time.Now(), Options{})
+		service := NewService(a, asSleep, ServiceOptions{})
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+		request := &securityapi.IstioCertificateRequest{Csr: csrFor(t)}
+		time.Sleep(DefaultRootTTL - time.Hour)
+		out, err := service.CreateCertificate(ctx, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := expectChain(t, out.CertChain, sleepID, time.Now())
+		if end, _ := a.Expiry(); !leaf.NotAfter.Equal(end) {
+			t.Errorf("ends %v, the issuer %v", leaf.NotAfter, end)
+		}
+		if err := a.Ready(time.Now()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(55 * time.Minute)
+		if _, err := service.CreateCertificate(ctx, request); status.Code(err) != codes.Unavailable ||
+			status.Convert(err).Message() != "the signing certificate is not usable now" {
+			t.Errorf("%v, want Unavailable", err)
+		}
+		if a.Ready(time.Now()) == nil {
+			t.Error("ready")
+		}
+	})
+}
+
+// An authenticator that hangs must not hang the client, which sets no deadline.
+func TestCreateCertificateEndsWhenAuthenticationHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := open(t, time.Now(), Options{})
+		hang := func(ctx context.Context, _ string) (Caller, error) {
+			<-ctx.Done()
+			return Caller{}, ctx.Err()
+		}
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+		start := time.Now()
+		_, err := NewService(a, hang, ServiceOptions{}).CreateCertificate(ctx, &securityapi.IstioCertificateRequest{Csr: csrFor(t)})
+		if status.Code(err) != codes.Unavailable || time.Since(start) != 5*time.Second {
+			t.Errorf("%v after %v, want Unavailable after 5s", err, time.Since(start))
+		}
+	})
+}
+
+func TestCreateCertificateSurvivesPanics(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	var log bytes.Buffer
+	service := NewService(a, func(context.Context, string) (Caller, error) { panic("parser") },
+		ServiceOptions{Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+	out, err := service.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{})
+	if out != nil || status.Code(err) != codes.Internal || status.Convert(err).Message() != "internal error" {
+		t.Errorf("%v, %v", out, err)
+	}
+	if !strings.Contains(log.String(), `"panic":"parser"`) {
+		t.Errorf("logged %q", log.String())
+	}
+}
+
+// rawBytes sends and receives messages as they are on the wire.
+type rawBytes struct{}
+
+func (rawBytes) Name() string { return "proto" }
+
+func (rawBytes) Marshal(v any) ([]byte, error) {
+	if b, ok := v.([]byte); ok {
+		return b, nil
+	}
+	return nil, fmt.Errorf("%T", v)
+}
+
+func (rawBytes) Unmarshal(data []byte, v any) error {
+	p, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("%T", v)
+	}
+	*p = bytes.Clone(data)
+	return nil
+}
+
+// TestIstioAgent replays what Istio's agent was recorded to send, byte for byte,
+// over TLS under the name that it expects.
+func TestIstioAgent(t *testing.T) {
+	text, err := os.ReadFile("testdata/istio-agent.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recorded map[string]struct {
+		Method   string
+		Headers  map[string][]string
+		Request  []byte `json:"request_base64"`
+		Validity int64  `json:"validity_duration"`
+	}
+	if err := json.Unmarshal(text, &recorded); err != nil {
+		t.Fatal(err)
+	}
+	if len(recorded) != 3 {
+		t.Fatalf("%d recordings, want 3", len(recorded))
+	}
+	a, _ := open(t, time.Now(), Options{})
+	for name, r := range recorded {
+		t.Run(name, func(t *testing.T) {
+			conn := dial(t, a, NewService(a, asSleep, ServiceOptions{}), r.Headers[":authority"][0])
+			ctx := t.Context()
+			for header, values := range r.Headers {
+				if strings.HasPrefix(header, ":") || header == "content-type" || header == "user-agent" {
+					continue // the client's transport writes these
+				}
+				for _, value := range values {
+					ctx = metadata.AppendToOutgoingContext(ctx, header, value)
+				}
+			}
+			var answer []byte
+			if err := conn.Invoke(ctx, r.Method, r.Request, &answer, grpc.ForceCodec(rawBytes{})); err != nil {
+				t.Fatal(err)
+			}
+			var out securityapi.IstioCertificateResponse
+			if err := proto.Unmarshal(answer, &out); err != nil {
+				t.Fatal(err)
+			}
+			leaf := expectChain(t, out.CertChain, sleepID, time.Now())
+			if life := leaf.NotAfter.Sub(leaf.NotBefore); life != time.Duration(r.Validity)*time.Second+2*time.Minute {
+				t.Errorf("lives %v", life)
+			}
+		})
+	}
+}
+
+// TestReplaceWhileIssuing holds that an answer is always of one piece: the leaf
+// verifies by the roots that came with it, whichever issuer was in use.
+func TestReplaceWhileIssuing(t *testing.T) {
+	a, first := open(t, time.Now(), Options{})
+	_, second := open(t, time.Now(), Options{})
+	service := NewService(a, asSleep, ServiceOptions{})
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+	request := &securityapi.IstioCertificateRequest{Csr: csrFor(t)}
+	stop := make(chan struct{})
+	var swapping, issuing sync.WaitGroup
+	swapping.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			next := first
+			if i%2 == 0 {
+				next = second
+			}
+			if changed, err := a.Replace(next); err != nil || !changed {
+				t.Errorf("Replace = %t, %v", changed, err)
+				return
+			}
+		}
+	})
+	serials := make(chan string, 400)
+	for range 4 {
+		issuing.Go(func() {
+			for range 50 {
+				out, err := service.CreateCertificate(ctx, request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				serials <- expectChain(t, out.CertChain, sleepID, time.Now()).SerialNumber.String()
+				s, err := a.NewSecret(sleep, time.Now())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				leaf := parseLeaf(t, string(s.Data[mesh.CertChain]))
+				expectLeaf(t, leaf, string(s.Data[mesh.CertRoot]), sleepID, nil, time.Now())
+				serials <- leaf.SerialNumber.String()
+			}
+		})
+	}
+	issuing.Wait()
+	close(stop)
+	swapping.Wait()
+	close(serials)
+	seen := map[string]bool{}
+	for serial := range serials {
+		if seen[serial] {
+			t.Errorf("serial %s twice", serial)
+		}
+		seen[serial] = true
+	}
+	if len(seen) != 400 {
+		t.Errorf("%d certificates, want 400", len(seen))
+	}
+}
+
+func TestReplaceKeepsTheIssuerOnError(t *testing.T) {
+	a, secret := open(t, time.Now(), Options{})
+	before := a.Bundle()
+	spoilt := secret.DeepCopy()
+	spoilt.Data[mesh.CAKeyKey] = nil
+	if _, err := a.Replace(spoilt); err == nil {
+		t.Error("took a Secret without key")
+	}
+	if !bytes.Equal(a.Bundle(), before) || a.Ready(time.Now()) != nil {
+		t.Error("the issuer is gone")
+	}
+	if changed, err := a.Replace(secret); changed || err != nil {
+		t.Errorf("the same Secret again: %t, %v", changed, err)
+	}
+}
+
+// FuzzCreateCertificate holds the law of the whole path, real signer included:
+// whatever a proven caller sends, it gets a certificate for itself alone or a
+// refusal that is its own fault.
+func FuzzCreateCertificate(f *testing.F) {
+	a, _ := open(f, time.Now(), Options{})
+	service := NewService(a, asSleep, ServiceOptions{})
+	der := func(csr string) []byte {
+		block, err := onlyBlock([]byte(csr))
+		if err != nil {
+			f.Fatal(err)
+		}
+		return block.Bytes
+	}
+	f.Add(der(csrFor(f, sleepID)), int64(0), "")
+	f.Add(der(csrFor(f, "spiffe://cluster.local/ns/default/sa/httpbin")), int64(-1), "")
+	f.Add(der(csr(f, rsa2048(), x509.CertificateRequest{DNSNames: []string{"istiod.istio-system.svc"}})), int64(3600), "")
+	f.Add(der(csr(f, ecdsaKey(f, elliptic.P384()), x509.CertificateRequest{})), int64(math.MaxInt64), "spiffe:///ns/default/sa/x")
+	f.Add(der(rsaCSR(f, oddBits(65536), math.MaxInt32)), int64(1)<<55, "")
+	f.Fuzz(func(t *testing.T, request []byte, seconds int64, impersonated string) {
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+		out, err := service.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{
+			Csr:              inPEM("CERTIFICATE REQUEST", request),
+			ValidityDuration: seconds,
+			Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+				impersonationKey: structpb.NewStringValue(impersonated),
+			}},
+		})
+		if err != nil {
+			if c := status.Code(err); c != codes.InvalidArgument && c != codes.Unauthenticated {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if impersonated != "" {
+			t.Error("issued on behalf of another")
+		}
+		leaf := expectChain(t, out.CertChain, sleepID, time.Now())
+		if life := leaf.NotAfter.Sub(leaf.NotBefore); life <= 2*time.Minute || life > DefaultMaxTTL+2*time.Minute {
+			t.Errorf("lives %v", life)
+		}
+	})
+}
