@@ -34,6 +34,12 @@ func bootstrap(id identity.ID, pod string, address netip.Addr) ([]byte, error) {
 			"cluster": id.Account() + "." + id.Namespace(),
 		},
 		"admin": object{"address": socketAddress("127.0.0.1", mesh.EnvoyAdminPort)},
+		// Envoy warns at every start unless a bound is set. This one is beyond what
+		// file descriptors allow: the application's own bounds are those that count.
+		"overload_manager": object{"resource_monitors": []object{typed(
+			"envoy.resource_monitors.global_downstream_max_connections",
+			"envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+			object{"max_active_downstream_connections": 1 << 20})}},
 		"static_resources": object{
 			"listeners": []object{
 				captured("virtualInbound", "INBOUND", mesh.InboundPort, clusterInbound,

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,6 +161,18 @@ func (s *citadelServer) issue(csr *x509.CertificateRequest) ([]string, error) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return []string{pemText(s.ca.leaf(id, csr.PublicKey, 24*time.Hour)), pemText(s.ca.cert)}, nil
+}
+
+// withhold makes the server refuse while the flag is set.
+func (s *citadelServer) withhold(flag *atomic.Bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = func(csr *x509.CertificateRequest) ([]string, error) {
+		if flag.Load() {
+			return nil, status.Error(codes.Unavailable, "withheld")
+		}
+		return s.issue(csr)
+	}
 }
 
 // serve answers on l, certified for the address it listens on.

@@ -22,22 +22,22 @@ func (n namespace) capture() {
 }
 
 func TestCapture(t *testing.T) {
-	net := newNetwork(t)
+	hosts := newNetwork(t)
 	for _, port := range []int{8080, 9090, 15001, 15006, 15020, 15021, 15090} {
-		net.pod.greet(port)
-		net.neighbour.greet(port)
+		hosts.pod.greet(port)
+		hosts.neighbour.greet(port)
 	}
 	const (
 		pod       = podIP + ":"
 		neighbour = neighbourIP + ":"
 	)
-	if got := net.neighbour.greeting(root, pod+"8080"); got != "port 8080" {
+	if got := hosts.neighbour.greeting(root, pod+"8080"); got != "port 8080" {
 		t.Fatalf("before any rule: %s", got)
 	}
 	// Twice, and a third time over rules that somebody spoilt.
-	net.pod.capture()
-	net.pod.capture()
-	net.pod.do(func() error {
+	hosts.pod.capture()
+	hosts.pod.capture()
+	hosts.pod.do(func() error {
 		conn, err := nftables.New()
 		if err != nil {
 			return err
@@ -45,9 +45,15 @@ func TestCapture(t *testing.T) {
 		table := &nftables.Table{Name: captureTable, Family: nftables.TableFamilyIPv4}
 		conn.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "inbound", Table: table},
 			Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
-		return conn.Flush()
+		if err := conn.Flush(); err != nil {
+			return err
+		}
+		if err := testCapture().chains()[1].verify(conn, table); err == nil {
+			t.Error("a spoilt chain passes for what was set")
+		}
+		return nil
 	})
-	net.pod.capture()
+	hosts.pod.capture()
 
 	app := person{1000, 1000}
 	for _, c := range []struct {
@@ -57,29 +63,29 @@ func TestCapture(t *testing.T) {
 		to   string
 		want string
 	}{
-		{"incoming is captured", net.neighbour, root, pod + "8080", "port 15006"},
-		{"even where nobody listens", net.neighbour, root, pod + "81", "port 15006"},
-		{"excluded ports are not", net.neighbour, root, pod + "15020", "port 15020"},
-		{"excluded ports are not", net.neighbour, root, pod + "15021", "port 15021"},
-		{"ports not excluded are", net.neighbour, root, pod + "15090", "port 15006"},
-		{"the inbound port is refused", net.neighbour, root, pod + "15006", "refused"},
-		{"the outbound port is refused", net.neighbour, root, pod + "15001", "refused"},
-		{"outgoing is captured", net.pod, app, neighbour + "9090", "port 15001"},
-		{"root's too", net.pod, root, neighbour + "9090", "port 15001"},
-		{"and what goes to others' proxies", net.pod, app, neighbour + "15006", "port 15001"},
-		{"the proxy's user is exempt", net.pod, person{1337, 1000}, neighbour + "9090", "port 9090"},
-		{"the proxy's group is exempt", net.pod, person{1000, 1337}, neighbour + "9090", "port 9090"},
-		{"loopback is left alone", net.pod, app, "127.0.0.1:8080", "port 8080"},
-		{"and the pod's own address", net.pod, app, pod + "8080", "port 8080"},
-		{"for the proxy too", net.pod, person{1337, 1337}, pod + "8080", "port 8080"},
-		{"and for its own ports", net.pod, app, pod + "15006", "port 15006"},
-		{"the neighbour is not captured", net.neighbour, app, neighbour + "8080", "port 8080"},
+		{"incoming is captured", hosts.neighbour, root, pod + "8080", "port 15006"},
+		{"even where nobody listens", hosts.neighbour, root, pod + "81", "port 15006"},
+		{"excluded ports are not", hosts.neighbour, root, pod + "15020", "port 15020"},
+		{"excluded ports are not", hosts.neighbour, root, pod + "15021", "port 15021"},
+		{"ports not excluded are", hosts.neighbour, root, pod + "15090", "port 15006"},
+		{"the inbound port is refused", hosts.neighbour, root, pod + "15006", "refused"},
+		{"the outbound port is refused", hosts.neighbour, root, pod + "15001", "refused"},
+		{"outgoing is captured", hosts.pod, app, neighbour + "9090", "port 15001"},
+		{"root's too", hosts.pod, root, neighbour + "9090", "port 15001"},
+		{"and what goes to others' proxies", hosts.pod, app, neighbour + "15006", "port 15001"},
+		{"the proxy's user is exempt", hosts.pod, person{1337, 1000}, neighbour + "9090", "port 9090"},
+		{"the proxy's group is exempt", hosts.pod, person{1000, 1337}, neighbour + "9090", "port 9090"},
+		{"loopback is left alone", hosts.pod, app, "127.0.0.1:8080", "port 8080"},
+		{"and the pod's own address", hosts.pod, app, pod + "8080", "port 8080"},
+		{"for the proxy too", hosts.pod, person{1337, 1337}, pod + "8080", "port 8080"},
+		{"and for its own ports", hosts.pod, app, pod + "15006", "port 15006"},
+		{"the neighbour is not captured", hosts.neighbour, app, neighbour + "8080", "port 8080"},
 	} {
 		if got := c.from.greeting(c.who, c.to); got != c.want {
 			t.Errorf("%s: to %s answers %q, want %q", c.what, c.to, got, c.want)
 		}
 	}
-	expectUDP(t, net)
+	expectUDP(t, hosts)
 }
 
 // expectUDP proves that nothing but TCP is captured, DNS above all.

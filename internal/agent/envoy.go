@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -121,21 +120,24 @@ func (e Envoy) drain(ctx context.Context, ended <-chan error, limit time.Duratio
 	}
 }
 
-// connections returns the number of connections that the listeners hold.
+// connections returns the number of captured connections under way. Envoy's sum
+// over all listeners, server.total_connections, lags by seconds.
 func (e Envoy) connections(ctx context.Context) (int, error) {
-	text, err := e.ask(ctx, http.MethodGet, "/stats?filter=^server.total_connections$")
+	text, err := e.ask(ctx, http.MethodGet, fmt.Sprintf(
+		`/stats?filter=^listener\.0\.0\.0\.0_(%d|%d)\.downstream_cx_active$`, mesh.InboundPort, mesh.OutboundPort))
 	if err != nil {
 		return 0, err
 	}
-	_, number, ok := strings.Cut(text, ":")
-	if !ok {
-		return 0, errors.New("envoy: server.total_connections: not there")
+	sum := 0
+	for line := range strings.Lines(text) {
+		_, number, _ := strings.Cut(line, ":")
+		n, err := strconv.Atoi(strings.TrimSpace(number))
+		if err != nil {
+			return 0, fmt.Errorf("envoy: stats: %w", err)
+		}
+		sum += n
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(number))
-	if err != nil {
-		return 0, fmt.Errorf("envoy: server.total_connections: %w", err)
-	}
-	return n, nil
+	return sum, nil
 }
 
 // live reports whether Envoy has started and is not ending.

@@ -115,7 +115,8 @@ func TestEnvoyThatWillNotEndIsKilled(t *testing.T) {
 func TestEnvoyDrainsUntilNoConnectionIsLeft(t *testing.T) {
 	out := make(lines, 10)
 	var calls []string
-	left := []string{"server.total_connections: 2\n", "server.total_connections: 1\n", "server.total_connections: 0\n"}
+	const in, out15001 = "listener.0.0.0.0_15006.downstream_cx_active: ", "listener.0.0.0.0_15001.downstream_cx_active: "
+	left := []string{in + "0\n" + out15001 + "2\n", in + "1\n" + out15001 + "0\n", in + "0\n" + out15001 + "0\n"}
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls = append(calls, r.Method+" "+r.URL.Path)
 		if r.URL.Path == "/stats" {

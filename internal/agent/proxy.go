@@ -66,23 +66,31 @@ func (p Proxy) Run(ctx context.Context) error {
 		}.Run,
 		"certificate": certs.Run,
 		"envoy": func(alive context.Context) error {
-			defer end()
 			told, stop := context.WithCancel(ctx)
 			defer stop()
-			defer context.AfterFunc(alive, stop)()
-			defer context.AfterFunc(told, health.stop)()
-			select {
-			case <-told.Done():
-				return nil
-			case <-certs.first:
+			defer context.AfterFunc(alive, stop)() // another part failed
+			err := p.runEnvoy(told, certs.first, health)
+			if err == nil {
+				end() // as told: nothing is left to serve
 			}
-			file, err := p.writeBootstrap()
-			if err != nil {
-				return err
-			}
-			return p.Envoy.Run(told, file, p.Log)
+			return err
 		},
 	})
+}
+
+// runEnvoy starts Envoy once there is a certificate, and returns when it ended.
+func (p Proxy) runEnvoy(ctx context.Context, certificate <-chan struct{}, health *health) error {
+	defer context.AfterFunc(ctx, health.stop)()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-certificate:
+	}
+	file, err := p.writeBootstrap()
+	if err != nil {
+		return err
+	}
+	return p.Envoy.Run(ctx, file, p.Log)
 }
 
 // handler serves the agent's port, which every neighbour reaches.

@@ -65,7 +65,7 @@ func (r *renewer) Run(ctx context.Context) error {
 				return nil
 			}
 			failures++
-			r.log.WarnContext(ctx, "certificate not obtained", "code", status.Code(err), "failures", failures, "err", err)
+			r.log.WarnContext(ctx, "certificate not obtained", "code", status.Code(err).String(), "failures", failures, "err", err)
 			continue
 		}
 		failures = 0
