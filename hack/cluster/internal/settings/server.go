@@ -62,6 +62,7 @@ func (n Node) server() Server {
 			"--cluster-signing-cert-file="+n.PKI.CA(),
 			"--cluster-signing-key-file="+n.PKI.CAKey(),
 			"--use-service-account-credentials=true",
+			"--flex-volume-plugin-dir="+n.Data("volume-plugins"), // it makes the default one on the host
 			// The default of 20 requests a second costs four seconds at every start.
 			"--kube-api-qps=1000",
 			"--kube-api-burst=2000",

@@ -55,7 +55,8 @@ func serve(path string) error {
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
-	defer etcd.Close()
+	// The API server's connections are still open at the end; a gentler stop waits for them.
+	defer etcd.Server.HardStop()
 
 	ended := make(chan error, 3)
 	running := 1
