@@ -109,8 +109,8 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 		errs = append(errs, fmt.Errorf("-drain-time: %v, at least 1s", *drain))
 	}
 	p := agent.Proxy{
-		Pod:     need("POD_NAME"),
-		Citadel: agent.Citadel{Addr: need("CA_ADDR")},
+		Pod:     need(mesh.PodNameEnv),
+		Citadel: agent.Citadel{Addr: need(mesh.CAAddressEnv)},
 		Envoy: agent.Envoy{
 			Path: *envoy, Concurrency: *concurrency, LogLevel: *envoyLevel, Drain: *drain, Output: stderr,
 		},
@@ -118,20 +118,20 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 	}
 	if p.Citadel.Addr != "" {
 		_, _, err := net.SplitHostPort(p.Citadel.Addr)
-		complain("CA_ADDR", err)
+		complain(mesh.CAAddressEnv, err)
 	}
-	if domain, ns, account := need("TRUST_DOMAIN"), need("POD_NAMESPACE"), need("SERVICE_ACCOUNT"); domain != "" && ns != "" && account != "" {
+	if domain, ns, account := need(mesh.TrustDomainEnv), need(mesh.PodNamespaceEnv), need(mesh.ServiceAccountEnv); domain != "" && ns != "" && account != "" {
 		td, err := identity.ParseTrustDomain(domain)
-		complain("TRUST_DOMAIN", err)
+		complain(mesh.TrustDomainEnv, err)
 		if err == nil {
 			p.ID, err = identity.New(td, ns, account)
-			complain("POD_NAMESPACE, SERVICE_ACCOUNT", err)
+			complain(mesh.PodNamespaceEnv+", "+mesh.ServiceAccountEnv, err)
 		}
 	}
-	if address := need("INSTANCE_IP"); address != "" {
+	if address := need(mesh.InstanceIPEnv); address != "" {
 		var err error
 		p.Address, err = netip.ParseAddr(address)
-		complain("INSTANCE_IP", err)
+		complain(mesh.InstanceIPEnv, err)
 	}
 	var err error
 	p.Probers, err = agent.ParseProbers(env(mesh.ProbersEnv))
