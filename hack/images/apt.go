@@ -22,7 +22,7 @@ const debianRelease = "bookworm"
 type apt struct{ dir string }
 
 func openApt(dir string) (apt, error) {
-	for _, sub := range []string{"lists/partial", "archives/partial"} {
+	for _, sub := range []string{"lists/partial", "archives/partial", "none"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return apt{}, err
 		}
@@ -38,10 +38,10 @@ func (a apt) run(ctx context.Context, dir, program string, args ...string) ([]by
 	options := []string{
 		"-q", "-o", "Dir::State=" + a.dir, "-o", "Dir::State::status=" + filepath.Join(a.dir, "status"),
 		"-o", "Dir::Cache=" + a.dir, "-o", "Dir::Etc::preferences=" + filepath.Join(a.dir, "preferences"),
-		"-o", "Dir::Etc::preferencesparts=/nonexistent", "-o", "APT::Sandbox::User=root",
+		"-o", "Dir::Etc::preferencesparts=" + filepath.Join(a.dir, "none"), "-o", "APT::Sandbox::User=root",
 		"-o", "APT::Architecture=" + architecture, "-o", "APT::Install-Recommends=false",
 	}
-	return output(ctx, dir, program, append(options, args...)...)
+	return output(ctx, dir, program, append(args[:len(args):len(args)], options...)...) // args first: an error quotes them
 }
 
 // update fetches the package lists.
@@ -72,8 +72,9 @@ func (a apt) closure(ctx context.Context, names []string) ([]string, error) {
 	return exact, nil
 }
 
-// show looks packages up, each a name or name=version. One that the archive
-// does not have is left out.
+// show looks packages up, each a name or name=version: the version that apt
+// would install, or with "--all-versions" among the names every one. What the
+// archive does not have is left out.
 func (a apt) show(ctx context.Context, names ...string) ([]pkg, error) {
 	out, err := a.run(ctx, a.dir, "apt-cache", append([]string{"--no-all-versions", "show"}, names...)...)
 	if err != nil {
@@ -142,27 +143,51 @@ func (w *workshop) debs(ctx context.Context, locked []pkg) ([]pkg, error) {
 // replaceGone swaps those of the missing packages that the archive no longer
 // has for the versions that it has now.
 func (w *workshop) replaceGone(ctx context.Context, a apt, locked, missing []pkg) ([]pkg, error) {
-	taken := slices.Clone(locked)
+	names := make([]string, len(missing))
+	for i, p := range missing {
+		names[i] = p.Name
+	}
+	all, err := a.show(ctx, append([]string{"--all-versions"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	current, err := a.show(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	taken, gone, err := replaceGone(locked, missing, all, current)
+	for _, p := range gone {
+		fmt.Fprintf(w.warn, "WARNING: debian.lock is stale: %s %s is gone from the archive, taking another version; bytes will differ. Run: go run ./images lock\n", p.Name, p.Version)
+	}
+	return taken, err
+}
+
+// replaceGone decides, knowing all versions in the archive and the current
+// ones, what to take for the locked packages, and tells which were gone. A
+// version whose bytes changed is not gone: somebody tampered with the archive
+// or with the lock.
+func replaceGone(locked, missing, all, current []pkg) (taken, gone []pkg, err error) {
+	taken = slices.Clone(locked)
 	for i, p := range taken {
 		if !slices.Contains(missing, p) {
 			continue
 		}
-		if found, err := a.show(ctx, p.Name+"="+p.Version); err == nil && len(found) > 0 && found[0].SHA256 == p.SHA256 {
+		same := func(q pkg) bool { return q.Name == p.Name && q.Version == p.Version }
+		if at := slices.IndexFunc(all, same); at >= 0 {
+			if all[at].SHA256 != p.SHA256 {
+				return nil, nil, fmt.Errorf("package %s=%s: the archive has it with checksum %s, debian.lock with %s", p.Name, p.Version, all[at].SHA256, p.SHA256)
+			}
 			continue
 		}
-		now, err := a.show(ctx, p.Name)
-		if err != nil {
-			return nil, fmt.Errorf("package %s: the archive has neither %s nor another version for Debian %s: %w", p.Name, p.Version, debianRelease, err)
+		at := slices.IndexFunc(current, func(q pkg) bool { return q.Name == p.Name })
+		if at < 0 {
+			return nil, nil, fmt.Errorf("package %s: the archive has neither %s nor another version for Debian %s", p.Name, p.Version, debianRelease)
 		}
-		if len(now) == 0 {
-			return nil, fmt.Errorf("package %s: the archive has neither %s nor another version for Debian %s", p.Name, p.Version, debianRelease)
-		}
-		now[0].Set = p.Set
-		taken[i] = now[0]
-		fmt.Fprintf(w.warn, "WARNING: debian.lock is stale: %s %s is gone from the archive, taking %s; bytes will differ. Run: go run ./images lock\n",
-			p.Name, p.Version, now[0].Version)
+		taken[i] = current[at]
+		taken[i].Set = p.Set
+		gone = append(gone, p)
 	}
-	return taken, nil
+	return taken, gone, nil
 }
 
 // download fetches packages by apt and files them under their checksums.

@@ -40,7 +40,8 @@ type workshop struct {
 	stdout io.Writer // a line for each image
 	warn   io.Writer
 
-	replaced map[pkg]pkg // locked packages that the archive has dropped → taken instead
+	replaced map[pkg]pkg       // locked packages that the archive has dropped → taken instead
+	built    map[string]string // programs built in this run → their checksum
 }
 
 // build makes the images with the given names, or all of them, and stores them
@@ -60,7 +61,7 @@ func (w *workshop) build(ctx context.Context, names []string) error {
 		return err
 	}
 	defer unlock()
-	w.replaced = map[pkg]pkg{}
+	w.replaced, w.built = map[pkg]pkg{}, map[string]string{}
 
 	var (
 		made []oci.Tagged

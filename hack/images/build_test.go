@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/garrison-mesh/garrison/hack/internal/oci"
@@ -72,7 +73,7 @@ func message(err error) string {
 
 func TestServerLimit(t *testing.T) {
 	root := repository(t)
-	w := &workshop{root: root, cache: t.TempDir()}
+	w := &workshop{root: root, cache: t.TempDir(), built: map[string]string{}}
 	g := goProgram{module: "hack", pkg: "images/standin", place: "standin", limit: 1 << 20}
 	if _, err := g.inputs(t.Context(), w); err == nil || !strings.Contains(err.Error(), "more than the 1048576 that a server may have") {
 		t.Errorf("error %v", err)
@@ -176,4 +177,40 @@ func repository(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return root
+}
+
+func TestReplaceGone(t *testing.T) {
+	other := strings.Repeat("b", 64)
+	curl, grep := pkg{"base", "curl", "1", "amd64", someSum}, pkg{"base", "grep", "1", "amd64", someSum}
+	unset := func(p pkg, version, sum string) pkg { p.Set, p.Version, p.SHA256 = "", version, sum; return p }
+	tests := []struct {
+		name         string
+		missing      []pkg
+		all, current []pkg
+		taken, gone  []pkg
+		want         string
+	}{
+		{name: "nothing missing", taken: []pkg{curl, grep}},
+		{name: "still there beside a newer one", missing: []pkg{grep},
+			all:     []pkg{unset(grep, "2", other), unset(grep, "1", someSum)},
+			current: []pkg{unset(grep, "2", other)}, taken: []pkg{curl, grep}},
+		{name: "gone", missing: []pkg{grep},
+			all: []pkg{unset(grep, "2", other)}, current: []pkg{unset(grep, "2", other)},
+			taken: []pkg{curl, {"base", "grep", "2", "amd64", other}}, gone: []pkg{grep}},
+		{name: "other bytes", missing: []pkg{grep}, all: []pkg{unset(grep, "1", other)},
+			want: "package grep=1: the archive has it with checksum " + other + ", debian.lock with " + someSum},
+		{name: "unknown", missing: []pkg{grep}, all: []pkg{unset(curl, "1", someSum)},
+			want: "package grep: the archive has neither 1 nor another version for Debian bookworm"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			taken, gone, err := replaceGone([]pkg{curl, grep}, tt.missing, tt.all, tt.current)
+			if message(err) != tt.want {
+				t.Errorf("error %q, want %q", message(err), tt.want)
+			}
+			if diff := cmp.Diff([][]pkg{tt.taken, tt.gone}, [][]pkg{taken, gone}); diff != "" {
+				t.Errorf("taken and gone (-want +got):\n%s", diff)
+			}
+		})
+	}
 }

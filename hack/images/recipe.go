@@ -163,13 +163,16 @@ type goProgram struct {
 // inputs builds the program (the go tool has a cache of its own): what counts
 // is the binary.
 func (g goProgram) inputs(ctx context.Context, w *workshop) ([]string, error) {
-	binary, err := g.build(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	sum, err := sumFile(binary)
-	if err != nil {
-		return nil, err
+	sum, ok := w.built[g.pkg]
+	if !ok {
+		binary, err := g.build(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		if sum, err = sumFile(binary); err != nil {
+			return nil, err
+		}
+		w.built[g.pkg] = sum
 	}
 	in := []string{"go", g.place, sum}
 	for _, e := range g.beside {
