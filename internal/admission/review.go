@@ -55,6 +55,10 @@ var apiVersion = admissionv1.SchemeGroupVersion.String()
 func parse(body []byte) (*Request, error) {
 	var r review
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &r); err != nil {
+		var mistyped *json.UnmarshalTypeError
+		if errors.As(err, &mistyped) && mistyped.Field != "" {
+			return nil, fmt.Errorf("%s: a JSON %s cannot stand here", mistyped.Field, mistyped.Value)
+		}
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	switch {

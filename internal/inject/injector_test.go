@@ -1,0 +1,132 @@
+package inject
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/garrison-mesh/garrison/internal/admission"
+)
+
+type webhook struct {
+	handler http.Handler
+	log     *bytes.Buffer
+	metrics *prometheus.Registry
+}
+
+func newWebhook(t testing.TB) webhook {
+	w := webhook{log: &bytes.Buffer{}, metrics: prometheus.NewRegistry()}
+	i := NewInjector(settings(t), slog.New(slog.NewTextHandler(w.log, nil)), w.metrics)
+	w.handler = admission.Handler(i.Admit, admission.Limits{})
+	return w
+}
+
+func (w webhook) post(body []byte) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, "/inject", bytes.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	out := httptest.NewRecorder()
+	w.handler.ServeHTTP(out, r)
+	return out
+}
+
+func (w webhook) review(t *testing.T, request string) *admissionv1.AdmissionResponse {
+	t.Helper()
+	out := w.post(reviewOf(request))
+	var review admissionv1.AdmissionReview
+	if err := json.Unmarshal(out.Body.Bytes(), &review); err != nil {
+		t.Fatalf("%d %s", out.Code, out.Body)
+	}
+	return review.Response
+}
+
+func reviewOf(request string) []byte {
+	return fmt.Appendf(nil, `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","namespace":"shop",%s}}`, request)
+}
+
+const creation = `"operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":`
+
+func TestAdmit(t *testing.T) {
+	cases := map[string]struct {
+		request string
+		allowed bool
+		patched bool
+		reason  Reason
+		says    string
+	}{
+		"injected":  {creation + `{"metadata":{},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, ""},
+		"opted out": {creation + `{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}},"spec":{"containers":[{"name":"a"}]}}`, true, false, LabelFalse, ""},
+		"warned":    {creation + `{"metadata":{"annotations":{"proxy.istio.io/config":""}},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, "annotation proxy.istio.io/config is not honoured"},
+		"refused": {creation + `{"metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"x","sidecar.istio.io/proxyMemory":"y"}},"spec":{"containers":[{"name":"a"}]}}`,
+			false, false, BadAnnotation, `metadata.annotations[sidecar.istio.io/proxyCPU]: "x" is not a quantity, such as 100m or 128Mi; metadata.annotations[sidecar.istio.io/proxyMemory]`},
+		"no pod":       {creation + `7`, false, false, Malformed, "pod: "},
+		"no object":    {creation + `null`, false, false, Malformed, "metadata: missing"},
+		"an update":    {strings.Replace(creation, "CREATE", "UPDATE", 1) + `{}`, true, false, NotPodCreation, ""},
+		"another kind": {strings.Replace(creation, "pods", "nodes", 1) + `{}`, true, false, NotPodCreation, ""},
+		"an exec":      {`"subResource":"exec",` + creation + `{}`, true, false, NotPodCreation, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := newWebhook(t)
+			got := w.review(t, c.request)
+			said := strings.Join(got.Warnings, "\n")
+			if got.Result != nil {
+				said = got.Result.Message
+			}
+			if got.Allowed != c.allowed || got.Patch != nil != c.patched || !strings.Contains(said, c.says) || strings.Contains(said, "\n") {
+				t.Errorf("allowed %v, patch %s, said %q", got.Allowed, got.Patch, said)
+			}
+			if got.AuditAnnotations["reason"] != string(c.reason) {
+				t.Errorf("reason %q, want %q", got.AuditAnnotations["reason"], c.reason)
+			}
+			if n, err := testutil.GatherAndCount(w.metrics, "sidecar_injection_requests_total", "sidecar_injection_time_seconds"); err != nil || n != 2 {
+				t.Errorf("%d metrics, %v", n, err)
+			}
+		})
+	}
+}
+
+func TestAdmitAfterTheDeadlineSaysSo(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	i := NewInjector(settings(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if got := i.Admit(ctx, &admission.Request{}); got.Allowed || got.Message != "the time for an answer was up" || got.Audit["reason"] != string(Overload) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// FuzzReview: whatever the object, the handler answers, and what it answers can be
+// read.
+func FuzzReview(f *testing.F) {
+	for _, c := range cases(f) {
+		f.Add(reviewOf(creation + string(c.pod)))
+	}
+	f.Add([]byte(`{}`))
+	w := newWebhook(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		w.log.Reset()
+		out := w.post(body)
+		switch out.Code {
+		case http.StatusOK:
+			var review admissionv1.AdmissionReview
+			if err := json.Unmarshal(out.Body.Bytes(), &review); err != nil || review.Response == nil || review.Response.UID == "" {
+				t.Fatalf("%s: %v", out.Body, err)
+			}
+			if !review.Response.Allowed && review.Response.Result.Message == "" {
+				t.Errorf("denied without a word: %s", body)
+			}
+		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		default:
+			t.Errorf("%d %s", out.Code, out.Body)
+		}
+	})
+}
