@@ -20,7 +20,7 @@ import (
 // apiserver becomes an etcd and an API server on a free port of loopback, with
 // everything in o.dir. They end with this process, which is the same one.
 func (l *lab) apiserver(ctx context.Context) error {
-	built, err := l.builder().Find(ctx)
+	kubernetes, err := l.builder().Kubernetes(ctx)
 	if err != nil {
 		return err
 	}
@@ -59,5 +59,5 @@ func (l *lab) apiserver(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	return unix.Exec(built.Kubernetes, []string{built.Kubernetes, "server", config}, os.Environ())
+	return unix.Exec(kubernetes, []string{kubernetes, "server", config}, os.Environ())
 }

@@ -2,19 +2,19 @@ package parts
 
 import (
 	"fmt"
+	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/garrison-mesh/garrison/hack/cluster/internal/settings"
 	"github.com/garrison-mesh/garrison/hack/internal/oci"
 )
 
-// writeImages makes the images of the two programs that run in pods: a static
-// binary and nothing else.
-func writeImages(dir, pause, coredns string) error {
+// writeImages makes the images of programs that run in pods: a static binary and
+// nothing else.
+func writeImages(dir string, programs, dirs map[string]string) error {
 	var images []oci.Tagged
-	for ref, program := range map[string]string{settings.PauseImage: pause, settings.CoreDNSImage: coredns} {
-		img, err := programImage(program)
+	for ref, name := range programs {
+		img, err := programImage(filepath.Join(dirs[name], name))
 		if err != nil {
 			return fmt.Errorf("%s: %w", ref, err)
 		}

@@ -14,9 +14,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,13 +28,14 @@ import (
 // keyLength is how many hexadecimal digits of a part's hash name its folder.
 const keyLength = 16
 
-// part is one module and what is built from it.
+// part is one module and what is built from it; or images of earlier parts.
 type part struct {
 	name     string
 	packages []string
 	ldflags  string
 	tags     string
 	cgo      bool
+	images   map[string]string // reference of the image to name of the part: a single program of that name
 }
 
 func all() []part {
@@ -48,6 +51,7 @@ func all() []part {
 		{name: "pause", packages: []string{"."}},
 		{name: "coredns", packages: []string{"."}},
 		{name: "containerd", packages: []string{cmd + "containerd", cmd + "containerd-shim-runc-v2", cmd + "ctr"}},
+		{name: "images", images: map[string]string{settings.PauseImage: "pause", settings.CoreDNSImage: "coredns"}},
 		// kubectl refuses to talk to a server whose version it cannot read.
 		{name: "kubernetes", packages: []string{"."}, ldflags: version + "gitVersion=v1.36.3" +
 			version + "gitMajor=1" + version + "gitMinor=36" + version + "gitTreeState=clean" +
@@ -65,70 +69,99 @@ type Builder struct {
 
 // Build builds the parts that are missing and says where all of them are.
 func (b Builder) Build(ctx context.Context) (settings.Parts, error) {
-	return b.each(ctx, b.build)
-}
-
-// Find says where the parts are if all have been built, and else which is missing.
-func (b Builder) Find(ctx context.Context) (settings.Parts, error) {
-	return b.each(ctx, func(_ context.Context, name, dir string, _ func(string) error) error {
-		if _, err := os.Stat(dir); err != nil {
-			return fmt.Errorf("%s has not been built (cluster build): %w", name, err)
-		}
-		return nil
-	})
-}
-
-// each calls visit for every part with its folder and with what fills it.
-func (b Builder) each(ctx context.Context, visit func(ctx context.Context, name, dir string, fill func(string) error) error) (settings.Parts, error) {
-	version, err := b.version(ctx)
+	dirs, err := b.dirs(ctx)
 	if err != nil {
 		return settings.Parts{}, err
 	}
+	for _, p := range all() {
+		if err := b.build(ctx, p, dirs); err != nil {
+			return settings.Parts{}, err
+		}
+	}
+	return located(dirs), nil
+}
+
+// Kubernetes builds the one part that needs no C compiler and no root to be of
+// use, if it is missing, and returns its path.
+func (b Builder) Kubernetes(ctx context.Context) (string, error) {
+	dirs, err := b.dirs(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range all() {
+		if p.name == "kubernetes" {
+			err = b.build(ctx, p, dirs)
+		}
+	}
+	return located(dirs).Kubernetes, err
+}
+
+// Missing returns the names of the parts that have not been built.
+func (b Builder) Missing(ctx context.Context) ([]string, error) {
+	dirs, err := b.dirs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for _, p := range all() {
+		if _, err := os.Stat(dirs[p.name]); err != nil {
+			missing = append(missing, p.name)
+		}
+	}
+	return missing, nil
+}
+
+// dirs returns the folder of each part, by name.
+func (b Builder) dirs(ctx context.Context) (map[string]string, error) {
+	version, err := b.version(ctx)
+	if err != nil {
+		return nil, err
+	}
 	dirs := map[string]string{}
 	for _, p := range all() {
-		key, err := p.key(filepath.Join(b.Source, p.name), version)
+		key, err := p.key(filepath.Join(b.Source, p.name), version, dirs)
 		if err != nil {
-			return settings.Parts{}, fmt.Errorf("part %s: %w", p.name, err)
+			return nil, fmt.Errorf("part %s: %w", p.name, err)
 		}
 		dirs[p.name] = filepath.Join(b.Cache, p.name+"-"+key)
-		fill := func(dir string) error { return b.compile(ctx, p, dir) }
-		if err := visit(ctx, p.name, dirs[p.name], fill); err != nil {
-			return settings.Parts{}, fmt.Errorf("part %s: %w", p.name, err)
-		}
 	}
-	pause, coredns := filepath.Join(dirs["pause"], "pause"), filepath.Join(dirs["coredns"], "coredns")
-	dirs["images"] = filepath.Join(b.Cache, "images-"+hash(pause, coredns, settings.PauseImage, settings.CoreDNSImage))
-	fill := func(dir string) error { return writeImages(dir, pause, coredns) }
-	if err := visit(ctx, "images", dirs["images"], fill); err != nil {
-		return settings.Parts{}, fmt.Errorf("part images: %w", err)
-	}
+	return dirs, nil
+}
+
+func located(dirs map[string]string) settings.Parts {
 	return settings.Parts{
 		Kubernetes: filepath.Join(dirs["kubernetes"], "kubernetes"),
 		Containerd: dirs["containerd"],
 		Runc:       filepath.Join(dirs["runc"], "runc"),
 		CNI:        dirs["cni"],
 		Images:     dirs["images"],
-	}, nil
+	}
 }
 
 // build fills a folder of its own and renames it, so that a part is there whole
 // or not at all.
-func (b Builder) build(_ context.Context, name, dir string, fill func(string) error) error {
+func (b Builder) build(ctx context.Context, p part, dirs map[string]string) error {
+	dir := dirs[p.name]
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
 	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(b.Cache, ".building-"+name+"-")
+	tmp, err := os.MkdirTemp(b.Cache, ".building-"+p.name+"-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
 	start := time.Now()
-	fmt.Fprintf(b.Log, "building %s\n", name)
-	if err := fill(tmp); err != nil {
-		return err
+	fmt.Fprintf(b.Log, "building %s\n", p.name)
+	if len(p.images) > 0 {
+		err = writeImages(tmp, p.images, dirs)
+	} else {
+		err = b.compile(ctx, p, tmp)
+	}
+	if err != nil {
+		return fmt.Errorf("part %s: %w", p.name, err)
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil { // MkdirTemp makes it private
 		return err
@@ -137,7 +170,7 @@ func (b Builder) build(_ context.Context, name, dir string, fill func(string) er
 	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	fmt.Fprintf(b.Log, "built %s in %.0f s\n", name, time.Since(start).Seconds())
+	fmt.Fprintf(b.Log, "built %s in %.0f s\n", p.name, time.Since(start).Seconds())
 	return nil
 }
 
@@ -174,9 +207,16 @@ func (b Builder) version(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// key names the content of a part: its module, flags and compiler.
-func (p part) key(module, version string) (string, error) {
+// key names the content of a part: its module, flags and compiler, or what its
+// images are made of.
+func (p part) key(module, version string, dirs map[string]string) (string, error) {
 	inputs := append(append([]string{version}, p.args()...), p.packages...)
+	if len(p.images) > 0 {
+		for _, ref := range slices.Sorted(maps.Keys(p.images)) {
+			inputs = append(inputs, ref, filepath.Base(dirs[p.images[ref]]))
+		}
+		return hash(inputs...), nil
+	}
 	err := filepath.WalkDir(module, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err

@@ -17,12 +17,16 @@ import (
 // MaxNodes is how many nodes a cluster may have.
 const MaxNodes = 4
 
-// prefix starts every name on the host. With it, a node's number and a hyphen,
-// a cluster's name must fit into an interface name (15 bytes).
+// prefix starts every name on the host.
 const prefix = "gl-"
 
-// maxName is the length of the longest name of a cluster.
-const maxName = 15 - len(prefix) - len("-1")
+// beforeNode stands before a node's number in the name of its interface. No
+// cluster's name has it, so no bridge is called like another's interface.
+const beforeNode = "."
+
+// maxName is the length of the longest name of a cluster: an interface's name
+// has at most 15 bytes.
+const maxName = 15 - len(prefix) - len(beforeNode+"1")
 
 var wellFormed = regexp.MustCompile(`^[a-z]([a-z0-9-]*[a-z0-9])?$`)
 
@@ -75,7 +79,7 @@ func IsLink(cluster, link string) bool {
 	return false
 }
 
-func veth(cluster string, n int) string { return HostName(cluster) + "-" + strconv.Itoa(n) }
+func veth(cluster string, n int) string { return HostName(cluster) + beforeNode + strconv.Itoa(n) }
 
 // Name is the cluster's own name.
 func (c Cluster) Name() string { return c.name }
