@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/garrison-mesh/garrison/internal/admission"
+	"github.com/garrison-mesh/garrison/internal/inject"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+const dnsName = "istio-sidecar-injector.istio-system.svc"
+
+// issued is a Secret as Citadel would write it, of a root of its own.
+func issued(t *testing.T, serial int64) *corev1.Secret {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{dnsName},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: mesh.WorkloadSecret(mesh.ServerAccount(mesh.InjectorService))},
+		Data: map[string][]byte{
+			mesh.CertChain: chain, mesh.CertRoot: chain,
+			mesh.CertKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}),
+		},
+	}
+}
+
+// server serves what run serves, on a free port, and returns its URL.
+func server(t *testing.T, own *credentials) string {
+	t.Helper()
+	c, err := parse([]string{"--image=garrison/proxy:test"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	log := slog.New(slog.DiscardHandler)
+	handler := router(inject.NewInjector(c.settings, log, prometheus.NewRegistry()), c.limits, log)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serve.HTTP{Addr: addr, Handler: handler, TLS: own.certificate.TLS("h2", "http/1.1"), Linger: -1}.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	for { // until it listens
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.Close()
+			return "https://" + addr
+		}
+	}
+}
+
+// caller is an API server that knows the roots given.
+func caller(roots []byte, http2 bool) *http.Client {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(roots)
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: dnsName}, ForceAttemptHTTP2: http2, DisableKeepAlives: true,
+	}}
+}
+
+const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","operation":"CREATE",
+"resource":{"group":"","version":"v1","resource":"pods"},"object":{"metadata":{},"spec":{"containers":[{"name":"a"}]}}}}`
+
+func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
+	var lines bytes.Buffer
+	own := newCredentials(slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
+	url := server(t, own)
+	first, second := issued(t, 1), issued(t, 2)
+	ask := func(roots []byte, http2 bool) (*http.Response, error) {
+		r, err := caller(roots, http2).Post(url+mesh.InjectPath, "application/json", strings.NewReader(review))
+		if err == nil {
+			defer r.Body.Close()
+			if text, _ := io.ReadAll(r.Body); r.StatusCode != 200 || !bytes.Contains(text, []byte(`"patch":"`)) {
+				t.Errorf("%d %s", r.StatusCode, text)
+			}
+		}
+		return r, err
+	}
+	expect := func(s *corev1.Secret) {
+		t.Helper()
+		for _, http2 := range []bool{false, true} {
+			r, err := ask(s.Data[mesh.CertRoot], http2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]int{false: 1, true: 2}[http2]; r.ProtoMajor != want {
+				t.Errorf("HTTP/%d, want %d", r.ProtoMajor, want)
+			}
+		}
+		if !bytes.Equal(own.roots(), s.Data[mesh.CertRoot]) {
+			t.Error("the bundle is not that of the Secret")
+		}
+	}
+	spoilt := issued(t, 3)
+	spoilt.Data[mesh.CertKey] = second.Data[mesh.CertKey]
+
+	own.update(nil)
+	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil || own.certificate.Ready() == nil {
+		t.Error("serves and is ready without a certificate")
+	}
+	own.update(first)
+	expect(first)
+	own.update(spoilt) // a key that is another's
+	own.update(nil)    // deleted
+	expect(first)
+	own.update(second)
+	expect(second)
+	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil {
+		t.Error("still serves the first certificate")
+	}
+	select {
+	case <-own.changed:
+	default:
+		t.Error("no word of the new bundle")
+	}
+	if key := string(second.Data[mesh.CertKey]); strings.Contains(lines.String(), strings.Split(key, "\n")[1]) {
+		t.Error("a private key is in the log")
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	own := newCredentials(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	secret := issued(t, 1)
+	own.update(secret)
+	url, client := server(t, own), caller(secret.Data[mesh.CertRoot], false)
+	for path, want := range map[string]int{mesh.InjectPath: 405, "/": 404, "/metrics": 404} {
+		r, err := client.Get(url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != want {
+			t.Errorf("GET %s: %d, want %d", path, r.StatusCode, want)
+		}
+	}
+}
+
+func TestPanicIsAnsweredAndLogged(t *testing.T) {
+	var lines bytes.Buffer
+	h := recovered(slog.New(slog.NewTextHandler(&lines, nil)))(admission.Handler(
+		func(context.Context, *admission.Request) admission.Response { panic("at the disco") }, admission.Limits{}))
+	r := httptest.NewRequest(http.MethodPost, mesh.InjectPath, strings.NewReader(review))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != 500 || strings.Contains(w.Body.String(), "disco") || !strings.Contains(lines.String(), "at the disco") {
+		t.Errorf("%d %s\n%s", w.Code, w.Body, &lines)
+	}
+}
