@@ -157,6 +157,7 @@ func (b *bundleLoop) keep(ctx context.Context, k key) (again time.Duration, err 
 	if err != nil {
 		return 0, fmt.Errorf("caBundle: %w", err)
 	}
+	b.repaired(k)
 	b.differ.Set(0)
 	b.applied.Inc()
 	b.log.InfoContext(ctx, "applied caBundle", "webhook", k.Name, "entries", differing)

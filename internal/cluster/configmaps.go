@@ -123,6 +123,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 	case err != nil:
 		return 0, fmt.Errorf("config map %s: %w", c.Name, err)
 	}
+	c.repaired(k)
 	did := repaired
 	if found == nil {
 		did = created

@@ -169,16 +169,17 @@ func (l *loop) step(ctx context.Context) bool {
 	return true
 }
 
-// pause says how long a repair has to wait because this object was repaired just
-// now, and lets it pass (0) otherwise. The first repair never waits.
+// pause says how long the next repair of an object has to wait because it was
+// repaired just now; the first never waits.
 func (l *loop) pause(k key) time.Duration {
-	id, now := k.String(), time.Now()
-	if l.pauses.IsInBackOffSinceUpdate(id, now) {
+	if id := k.String(); l.pauses.IsInBackOffSinceUpdate(id, time.Now()) {
 		return l.pauses.Get(id)
 	}
-	l.pauses.Next(id, now)
 	return 0
 }
+
+// repaired makes the next repair of the object wait for longer than this one.
+func (l *loop) repaired(k key) { l.pauses.Next(k.String(), time.Now()) }
 
 // find returns the object that a watch's cache holds, not to be changed, or nil.
 func find[T any](store cache.Store, k key) (*T, error) {

@@ -320,6 +320,9 @@ func (s *secretLoop) do(ctx context.Context, k key, account mesh.ServiceAccount,
 	case err != nil:
 		return time.Time{}, err
 	}
+	if do.change != renewed {
+		s.repaired(k)
+	}
 	s.setForeign(k, false)
 	s.report(ctx, account, do, renew)
 	return renew, nil

@@ -1,0 +1,184 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/garrison-mesh/garrison/internal/meshtest"
+)
+
+// TestAPIServer runs this package against a real API server, each part as a user
+// who has the rights that the package comment lists and no others.
+func TestAPIServer(t *testing.T) {
+	kubeconfig := meshtest.APIServer(t, os.Getenv("GARRISON_CLUSTER_BIN"))
+	admin, err := Connect(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := load(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lab{admin: admin, config: config}
+	for name, test := range map[string]func(*testing.T, lab){
+		"caBundle":     testCABundle,
+		"secrets":      testSecrets,
+		"config maps":  testConfigMaps,
+		"lease":        testLease,
+		"CreateOrRead": testCreateOrRead,
+		"WatchSecret":  testWatchSecret,
+		"tokens":       testTokens,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, l) })
+	}
+}
+
+// lab is an API server and its administrator.
+type lab struct {
+	admin  *API
+	config *rest.Config
+}
+
+// as returns a connection for a user with these rights, in all namespaces.
+func (l lab) as(t *testing.T, rules ...rbacv1.PolicyRule) *API {
+	t.Helper()
+	user := strings.ToLower(strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
+	if _, err := l.admin.Client.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules,
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.admin.Client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
+		Subjects:   []rbacv1.Subject{{Kind: "User", Name: user, APIGroup: rbacv1.GroupName}},
+		RoleRef:    rbacv1.RoleRef{Kind: "ClusterRole", Name: user, APIGroup: rbacv1.GroupName},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	config := rest.CopyConfig(l.config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: user}
+	api, err := open(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api
+}
+
+// allow is a rule of RBAC: verbs on a resource, and on these names only if given.
+func allow(group, resource, verbs string, names ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{
+		APIGroups: []string{group}, Resources: []string{resource},
+		Verbs: strings.Fields(verbs), ResourceNames: names,
+	}
+}
+
+// run keeps a part going until the returned function has ended it, at the latest
+// with the test.
+func run(t *testing.T, part func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- part(ctx) }() // stop waits
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("ended with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("did not end")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// within polls until check returns nil.
+func within(t *testing.T, d time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(d)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v: %v", d, err)
+		}
+		<-tick.C
+	}
+}
+
+// holdsFor polls and fails as soon as check returns an error: for what must not
+// happen.
+func holdsFor(t *testing.T, d time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(d)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for time.Now().Before(deadline) {
+		if err := check(); err != nil {
+			t.Fatal(err)
+		}
+		<-tick.C
+	}
+}
+
+func (l lab) namespace(t *testing.T, name string, labels map[string]string) *corev1.Namespace {
+	t.Helper()
+	ns, err := l.admin.Client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	return ns
+}
+
+// finalize ends a namespace that is terminating, as the controller manager would.
+func (l lab) finalize(t *testing.T, name string) {
+	t.Helper()
+	ns, err := l.admin.Client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Spec.Finalizers = nil
+	if _, err := l.admin.Client.CoreV1().Namespaces().Finalize(t.Context(), ns, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 5*time.Second, func() error {
+		if _, err := l.admin.Client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("namespace %s: %v, want not found", name, err)
+		}
+		return nil
+	})
+}
+
+func (l lab) account(t *testing.T, namespace, name string) *corev1.ServiceAccount {
+	t.Helper()
+	account, err := l.admin.Client.CoreV1().ServiceAccounts(namespace).Create(t.Context(),
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return account
+}
+
+// logger writes to the test's output.
+func logger(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}

@@ -1,0 +1,111 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func testLease(t *testing.T, l lab) {
+	const ns, name = "leases", "citadel"
+	l.namespace(t, ns, nil)
+	api := l.as(t,
+		allow("coordination.k8s.io", "leases", "create"),
+		allow("coordination.k8s.io", "leases", "get update", name))
+	var leading atomic.Int32 // how many at a time
+	terms := make(chan string)
+	stand := func(identity string) (stop func()) {
+		lease := Lease{Namespace: ns, Name: name, Identity: identity, Log: logger(t),
+			Duration: 3 * time.Second, RenewDeadline: 2 * time.Second, RetryPeriod: 200 * time.Millisecond}
+		return run(t, func(ctx context.Context) error {
+			return api.Lead(ctx, lease, func(ctx context.Context) error {
+				if n := leading.Add(1); n != 1 {
+					t.Errorf("%d leaders", n)
+				}
+				defer leading.Add(-1)
+				select {
+				case terms <- identity:
+				case <-ctx.Done():
+					return nil
+				}
+				<-ctx.Done()
+				<-time.After(300 * time.Millisecond) // work that does not end at once
+				return nil
+			})
+		})
+	}
+	wants := func(want string, d time.Duration) {
+		t.Helper()
+		select {
+		case got := <-terms:
+			if got != want {
+				t.Fatalf("%s leads, want %s", got, want)
+			}
+		case <-time.After(d):
+			t.Fatalf("nobody leads after %v", d)
+		}
+	}
+	stopA := stand("a")
+	wants("a", 10*time.Second) // RBAC takes a moment
+	stopB := stand("b")
+
+	start := time.Now()
+	stopA()
+	wants("b", 10*time.Second)
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("hand-over took %v", took)
+	}
+
+	t.Run("stolen", func(t *testing.T) {
+		leases := l.admin.Client.CoordinationV1().Leases(ns)
+		within(t, 5*time.Second, func() error { // between two renewals
+			lease, err := leases.Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			thief, now, duration := "thief", metav1.NowMicro(), int32(2)
+			lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &thief, RenewTime: &now, AcquireTime: &now, LeaseDurationSeconds: &duration}
+			_, err = leases.Update(t.Context(), lease, metav1.UpdateOptions{})
+			return err
+		})
+		within(t, 5*time.Second, func() error {
+			if leading.Load() != 0 {
+				return errors.New("still leading without the lease")
+			}
+			return nil
+		})
+		wants("b", 15*time.Second) // stands again, and wins once the thief is silent
+	})
+
+	stopB()
+	lease, err := l.admin.Client.CoordinationV1().Leases(ns).Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil || lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity != "" {
+		t.Errorf("after a clean stop: holder %v, %v", lease.Spec.HolderIdentity, err)
+	}
+
+	t.Run("work ends by itself", func(t *testing.T) {
+		broken := errors.New("broken")
+		lease := Lease{Namespace: ns, Name: name, Identity: "c"}
+		err := api.Lead(t.Context(), lease, func(context.Context) error { return broken })
+		if !errors.Is(err, broken) {
+			t.Errorf("Lead: %v", err)
+		}
+		if err := api.Lead(t.Context(), lease, func(context.Context) error { return nil }); err != nil {
+			t.Errorf("Lead: %v", err)
+		}
+	})
+
+	t.Run("contradiction", func(t *testing.T) {
+		lease := Lease{Namespace: ns, Name: name, Identity: "d", Duration: time.Second}
+		err := api.Lead(t.Context(), lease, func(context.Context) error { return fmt.Errorf("led") })
+		if err == nil || err.Error() == "led" {
+			t.Errorf("a lease shorter than its renewal deadline: %v", err)
+		}
+	})
+}

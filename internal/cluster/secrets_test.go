@@ -1,0 +1,462 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// Certificates of these tests are lines "<account> <uid> <renewal>".
+
+const certKey = "cert"
+
+var errSpoilt = errors.New("spoilt")
+
+func certLine(account mesh.ServiceAccount, renew time.Time) []byte {
+	return fmt.Appendf(nil, "%s %s %s", account, account.UID, renew.Format(time.RFC3339Nano))
+}
+
+func checkLine(account mesh.ServiceAccount, secret *corev1.Secret, _ time.Time) (time.Time, error) {
+	name, rest, _ := strings.Cut(string(secret.Data[certKey]), " ")
+	uid, at, _ := strings.Cut(rest, " ")
+	renew, err := time.Parse(time.RFC3339Nano, at)
+	if name != account.String() || uid != account.UID || err != nil {
+		return time.Time{}, errSpoilt
+	}
+	return renew, nil
+}
+
+// keeper makes certificates that are to be renewed after a second where the
+// account's name says brief, else after 45 days.
+func keeper(t *testing.T) SecretKeeper {
+	return SecretKeeper{
+		InScope: func(ns *corev1.Namespace) bool { return ns.Labels[mesh.InjectionLabel] == "enabled" },
+		Check:   checkLine,
+		Make: func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
+			renew := now.Add(45 * 24 * time.Hour)
+			if strings.HasPrefix(account.Name, "brief") {
+				renew = now.Add(time.Second)
+			}
+			if account.Name == "broken" {
+				return nil, errors.New("no certificate for you")
+			}
+			return &corev1.Secret{Data: map[string][]byte{certKey: certLine(account, renew)}}, nil
+		},
+		Log:     logger(t),
+		Metrics: prometheus.NewRegistry(),
+	}
+}
+
+func TestDecide(t *testing.T) {
+	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	later := now.Add(time.Hour)
+	account := mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "u2"}
+	gone := mesh.ServiceAccount{Namespace: "shop", Name: "cart"}
+	secret := func(changes ...func(*corev1.Secret)) *corev1.Secret {
+		s := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Name: "istio.cart", Namespace: "shop", Labels: map[string]string{mesh.ManagedByLabel: mesh.ManagedBy},
+				OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "cart", UID: "u2"}},
+			},
+			Type: mesh.WorkloadSecretType,
+			Data: map[string][]byte{certKey: certLine(account, later)},
+		}
+		for _, change := range changes {
+			change(s)
+		}
+		return s
+	}
+	spoilt := func(s *corev1.Secret) { s.Data = nil }
+	due := func(s *corev1.Secret) { s.Data[certKey] = certLine(account, now) }
+	immutable := func(s *corev1.Secret) { yes := true; s.Immutable = &yes }
+	earlier := func(s *corev1.Secret) { s.OwnerReferences[0].UID = "u1" }
+	unlabelled := func(s *corev1.Secret) { s.Labels = nil }
+	unowned := func(s *corev1.Secret) { s.OwnerReferences = nil }
+	ending := func(s *corev1.Secret) { at := metav1.NewTime(now); s.DeletionTimestamp = &at }
+	ignored := decision{}
+	for name, c := range map[string]struct {
+		account mesh.ServiceAccount
+		wanted  bool
+		secret  *corev1.Secret
+		want    decision
+	}{
+		"good":                          {account, true, secret(), decision{renew: later}},
+		"good and immutable":            {account, true, secret(immutable), decision{renew: later}},
+		"absent":                        {account, true, nil, decision{change: created}},
+		"absent, not wanted":            {account, false, nil, ignored},
+		"absent, no account":            {gone, false, nil, ignored},
+		"due":                           {account, true, secret(due), decision{change: renewed}},
+		"due, immutable":                {account, true, secret(due, immutable), decision{change: renewed, anew: true}},
+		"spoilt":                        {account, true, secret(spoilt), decision{change: repaired, why: errSpoilt}},
+		"spoilt, immutable":             {account, true, secret(spoilt, immutable), decision{change: repaired, why: errSpoilt, anew: true}},
+		"label lost":                    {account, true, secret(unlabelled), decision{change: repaired, why: cmpopts.AnyError}},
+		"owner lost":                    {account, true, secret(unowned), decision{change: repaired, why: cmpopts.AnyError}},
+		"another's, taken over":         {account, true, secret(unlabelled, unowned), decision{change: repaired, why: cmpopts.AnyError}},
+		"of an earlier account":         {account, true, secret(earlier), decision{change: repaired, why: cmpopts.AnyError, anew: true}},
+		"of an earlier one, not wanted": {account, false, secret(earlier), decision{change: removed}},
+		"being deleted":                 {account, true, secret(ending, spoilt), ignored},
+		"not wanted":                    {account, false, secret(), ignored},
+		"not wanted and spoilt":         {account, false, secret(spoilt), ignored},
+		"account gone":                  {gone, false, secret(), decision{change: removed}},
+		"account gone, owner lost":      {gone, false, secret(unowned), decision{change: removed}},
+		"account gone, not labelled":    {gone, false, secret(unlabelled), ignored},
+		"earlier account, not labelled": {account, false, secret(earlier, unlabelled), ignored},
+		"owned by something else as well": {account, true, secret(func(s *corev1.Secret) {
+			s.OwnerReferences = append([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ServiceAccount", UID: "x"}}, s.OwnerReferences...)
+		}), decision{renew: later}},
+	} {
+		before := c.secret.DeepCopy()
+		got := keeper(t).decide(c.account, c.wanted, c.secret, now)
+		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(decision{}), cmpopts.EquateErrors()); diff != "" {
+			t.Errorf("%s (-want +got): %s", name, diff)
+		}
+		if !cmp.Equal(before, c.secret) {
+			t.Errorf("%s: the Secret was changed", name)
+		}
+	}
+}
+
+func TestOver(t *testing.T) {
+	fresh := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Labels: map[string]string{"a": "new"}, Annotations: map[string]string{"n": "new"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "cart", UID: "u2"}},
+		},
+		Data: map[string][]byte{"key": []byte("new")},
+	}
+	old := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			ResourceVersion: "7", UID: "s1", Labels: map[string]string{"a": "old", "theirs": "1"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "d", UID: "d1"}},
+		},
+		Data: map[string][]byte{"key": []byte("old"), "extra": nil},
+	}
+	before := old.DeepCopy()
+	got := over(old, fresh)
+	want := before.DeepCopy()
+	want.Labels["a"] = "new"
+	want.Annotations = map[string]string{"n": "new"}
+	want.Data = fresh.Data
+	want.OwnerReferences = append(want.OwnerReferences, fresh.OwnerReferences...)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got: %s", diff)
+	}
+	if !cmp.Equal(before, old) {
+		t.Error("the cached Secret was changed")
+	}
+}
+
+// TestSecretsForAYear holds that a Secret is renewed when it is due, by nothing
+// but the passing of time, and not more often.
+func TestSecretsForAYear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{mesh.InjectionLabel: "enabled"}}}
+		account := &metav1.PartialObjectMetadata{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "u1"},
+		}
+		scheme := runtime.NewScheme()
+		if err := metav1.AddMetaToScheme(scheme); err != nil {
+			t.Fatal(err)
+		}
+		api := &API{Client: fake.NewClientset(ns), metadata: metadatafake.NewSimpleMetadataClient(scheme, account)}
+		k := keeper(t)
+		k.Log = nil
+		made := 0
+		mk := k.Make
+		k.Make = func(a mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) { made++; return mk(a, now) }
+		k.Resync = 24 * time.Hour
+		stop := run(t, api.KeepSecrets(k))
+		time.Sleep(365 * 24 * time.Hour)
+		synctest.Wait()
+		if made != 9 { // at day 0, 45, … 360
+			t.Errorf("made %d times in a year, want 9", made)
+		}
+		stop()
+	})
+}
+
+func testSecrets(t *testing.T, l lab) {
+	api := l.as(t,
+		allow("", "namespaces", "list watch"),
+		allow("", "serviceaccounts", "get list watch"),
+		allow("", "secrets", "get list watch create update delete"),
+		allow("", "events", "create"))
+	in := map[string]string{mesh.InjectionLabel: "enabled"}
+	l.namespace(t, "shop", in)
+	l.namespace(t, "unlabelled", nil)
+	before := l.account(t, "shop", "before")
+	l.account(t, "shop", "broken") // starves nobody
+	l.account(t, "unlabelled", "cart")
+	orphan := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "istio.nobody", Labels: map[string]string{mesh.ManagedByLabel: mesh.ManagedBy}},
+		Type:       mesh.WorkloadSecretType,
+	}
+	older := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "istio.stranger"}, Type: mesh.WorkloadSecretType}
+	core := l.admin.Client.CoreV1()
+	for _, s := range []*corev1.Secret{orphan, older} {
+		if _, err := core.Secrets("shop").Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := keeper(t)
+	stop := run(t, api.KeepSecrets(k))
+
+	// kept waits until the account's Secret is good, and not one of the unwanted.
+	kept := func(t *testing.T, account *corev1.ServiceAccount, not ...types.UID) (secret *corev1.Secret) {
+		t.Helper()
+		within(t, 10*time.Second, func() (err error) {
+			secret, err = core.Secrets(account.Namespace).Get(t.Context(), "istio."+account.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, uid := range not {
+				if secret.UID == uid {
+					return errors.New("still the old Secret")
+				}
+			}
+			who := mesh.ServiceAccount{Namespace: account.Namespace, Name: account.Name, UID: string(account.UID)}
+			if do := k.decide(who, true, secret, time.Now()); do.change != none {
+				return fmt.Errorf("%s to be %s: %v", secret.Name, do.change, do.why)
+			}
+			return nil
+		})
+		return secret
+	}
+	absent := func(t *testing.T, namespace, name string) {
+		t.Helper()
+		within(t, 10*time.Second, func() error {
+			if _, err := core.Secrets(namespace).Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("secret %s: %v, want not found", name, err)
+			}
+			return nil
+		})
+	}
+	staysAbsent := func(t *testing.T, namespace, name string) {
+		t.Helper()
+		holdsFor(t, time.Second, func() error {
+			if _, err := core.Secrets(namespace).Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("secret %s: %v, want not found", name, err)
+			}
+			return nil
+		})
+	}
+
+	t.Run("created", func(t *testing.T) {
+		secret := kept(t, before)
+		owner := []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "before", UID: before.UID}}
+		if diff := cmp.Diff(owner, secret.OwnerReferences); diff != "" || secret.Type != mesh.WorkloadSecretType {
+			t.Errorf("type %s, owner (-want +got): %s", secret.Type, diff)
+		}
+		kept(t, l.account(t, "shop", "after"))
+		kept(t, l.account(t, "shop", "with.dots"))
+		absent(t, "shop", "istio.nobody")
+		staysAbsent(t, "unlabelled", "istio.cart")
+		if _, err := core.Secrets("shop").Get(t.Context(), "istio.stranger", metav1.GetOptions{}); err != nil {
+			t.Errorf("a Secret without our label and account: %v", err)
+		}
+	})
+
+	t.Run("deleted", func(t *testing.T) {
+		secret := kept(t, before)
+		if err := core.Secrets("shop").Delete(t.Context(), secret.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		kept(t, before, secret.UID)
+		t.Logf("back after %v", time.Since(start))
+	})
+
+	t.Run("spoilt", func(t *testing.T) {
+		for name, spoil := range map[string]func(*corev1.Secret){
+			"data":     func(s *corev1.Secret) { s.Data[certKey] = []byte("mine") },
+			"no data":  func(s *corev1.Secret) { s.Data = nil },
+			"no label": func(s *corev1.Secret) { s.Labels = map[string]string{"theirs": "1"} },
+			"no owner": func(s *corev1.Secret) { s.OwnerReferences = nil },
+		} {
+			account := l.account(t, "shop", "spoilt-"+strings.ReplaceAll(name, " ", "-"))
+			secret := kept(t, account)
+			spoil(secret)
+			if _, err := core.Secrets("shop").Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			repaired := kept(t, account)
+			if repaired.UID != secret.UID {
+				t.Errorf("%s: deleted instead of repaired", name)
+			}
+			if name == "no label" && repaired.Labels["theirs"] != "1" {
+				t.Errorf("%s: a foreign label is gone", name)
+			}
+		}
+	})
+
+	t.Run("renewed", func(t *testing.T) {
+		account := l.account(t, "shop", "brief")
+		seen := map[string]types.UID{}
+		within(t, 15*time.Second, func() error {
+			s := kept(t, account)
+			seen[string(s.Data[certKey])] = s.UID
+			if len(seen) < 3 {
+				return fmt.Errorf("%d certificates", len(seen))
+			}
+			return nil
+		})
+		uids := map[types.UID]bool{}
+		for uid := range maps.Values(seen) {
+			uids[uid] = true
+		}
+		if len(uids) != 1 {
+			t.Errorf("%d Secrets, want one that is updated", len(uids))
+		}
+	})
+
+	t.Run("immutable", func(t *testing.T) {
+		account := l.account(t, "shop", "brief-immutable")
+		var secret *corev1.Secret
+		within(t, 5*time.Second, func() (err error) { // between two renewals
+			secret = kept(t, account)
+			yes := true
+			secret.Immutable = &yes
+			_, err = core.Secrets("shop").Update(t.Context(), secret, metav1.UpdateOptions{})
+			return err
+		})
+		if next := kept(t, account, secret.UID); next.Immutable != nil && *next.Immutable {
+			t.Error("immutable again")
+		}
+	})
+
+	t.Run("account deleted", func(t *testing.T) {
+		account := l.account(t, "shop", "short-lived")
+		kept(t, account)
+		if err := core.ServiceAccounts("shop").Delete(t.Context(), account.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		absent(t, "shop", "istio.short-lived")
+		staysAbsent(t, "shop", "istio.short-lived")
+	})
+
+	t.Run("account made anew", func(t *testing.T) {
+		account := l.account(t, "shop", "reborn")
+		secret := kept(t, account)
+		if err := core.ServiceAccounts("shop").Delete(t.Context(), account.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		kept(t, l.account(t, "shop", "reborn"), secret.UID)
+	})
+
+	t.Run("foreign type", func(t *testing.T) {
+		foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "istio.taken"}, Data: map[string][]byte{"pw": []byte("x")}}
+		foreign, err := core.Secrets("shop").Create(t.Context(), foreign, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		account := l.account(t, "shop", "taken")
+		within(t, 10*time.Second, func() error {
+			events, err := core.Events("shop").List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			for _, e := range events.Items {
+				if e.InvolvedObject.UID == account.UID && e.Type == corev1.EventTypeWarning {
+					t.Logf("event: %s: %s", e.Reason, e.Message)
+					return nil
+				}
+			}
+			return errors.New("no Event")
+		})
+		const gauge = "citadel_workload_secrets_blocked"
+		if err := testutil.GatherAndCompare(k.Metrics.(prometheus.Gatherer), strings.NewReader(
+			"# HELP "+gauge+" Service accounts without a certificate because a Secret of another type has its name.\n"+
+				"# TYPE "+gauge+" gauge\n"+gauge+" 1\n"), gauge); err != nil {
+			t.Error(err)
+		}
+		now, err := core.Secrets("shop").Get(t.Context(), foreign.Name, metav1.GetOptions{})
+		if err != nil || now.ResourceVersion != foreign.ResourceVersion {
+			t.Errorf("foreign Secret: %v, %v", now, err)
+		}
+		if err := core.Secrets("shop").Delete(t.Context(), foreign.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		account.Annotations = map[string]string{"look": "again"} // sooner than by the clock
+		if account, err = core.ServiceAccounts("shop").Update(t.Context(), account, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		kept(t, account)
+	})
+
+	t.Run("scope", func(t *testing.T) {
+		ns := l.namespace(t, "scope", nil)
+		account := l.account(t, "scope", "cart")
+		staysAbsent(t, "scope", "istio.cart")
+		ns.Labels[mesh.InjectionLabel] = "enabled"
+		ns, err := core.Namespaces().Update(t.Context(), ns, metav1.UpdateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := kept(t, account)
+		ns.Labels[mesh.InjectionLabel] = "disabled"
+		if _, err := core.Namespaces().Update(t.Context(), ns, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		holdsFor(t, time.Second, func() error {
+			now, err := core.Secrets("scope").Get(t.Context(), secret.Name, metav1.GetOptions{})
+			if err == nil && now.UID != secret.UID {
+				err = errors.New("another Secret")
+			}
+			return err
+		})
+		if err := core.Secrets("scope").Delete(t.Context(), secret.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		staysAbsent(t, "scope", secret.Name)
+	})
+
+	t.Run("namespace made anew", func(t *testing.T) {
+		l.namespace(t, "reborn", in)
+		account := l.account(t, "reborn", "cart")
+		secret := kept(t, account)
+		if err := core.Namespaces().Delete(t.Context(), "reborn", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := core.Secrets("reborn").Delete(t.Context(), secret.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		staysAbsent(t, "reborn", secret.Name) // terminating
+		if err := core.ServiceAccounts("reborn").Delete(t.Context(), "cart", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		l.finalize(t, "reborn")
+		l.namespace(t, "reborn", in)
+		kept(t, l.account(t, "reborn", "cart"))
+	})
+
+	t.Run("next leader", func(t *testing.T) {
+		stop()
+		secret := kept(t, before)
+		account := l.account(t, "shop", "meanwhile")
+		staysAbsent(t, "shop", "istio.meanwhile")
+		run(t, api.KeepSecrets(k)) // the same metrics registry
+		kept(t, account)
+		if again := kept(t, before); again.ResourceVersion != secret.ResourceVersion {
+			t.Error("a good Secret was written again")
+		}
+	})
+}

@@ -1,0 +1,132 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func testCreateOrRead(t *testing.T, l lab) {
+	const ns, name = "create-or-read", "root"
+	l.namespace(t, ns, nil)
+	api := l.as(t, allow("", "secrets", "create"), allow("", "secrets", "get", name))
+	within(t, 10*time.Second, func() error { // RBAC takes a moment
+		_, err := api.Client.CoreV1().Secrets(ns).Get(t.Context(), name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("get: %w", err)
+	})
+
+	t.Run("make fails", func(t *testing.T) {
+		broken := errors.New("no entropy")
+		_, err := api.CreateOrRead(t.Context(), ns, name, func() (*corev1.Secret, error) { return nil, broken })
+		if !errors.Is(err, broken) {
+			t.Errorf("%v, want %v", err, broken)
+		}
+	})
+
+	t.Run("no right", func(t *testing.T) {
+		_, err := api.CreateOrRead(t.Context(), ns, "other", func() (*corev1.Secret, error) { return &corev1.Secret{}, nil })
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("%v, want forbidden", err)
+		}
+	})
+
+	t.Run("race", func(t *testing.T) {
+		const racers = 8
+		var start, done sync.WaitGroup
+		var made atomic.Int32
+		got := make([]*corev1.Secret, racers)
+		start.Add(racers)
+		for i := range racers {
+			done.Go(func() {
+				start.Done()
+				start.Wait()
+				var err error
+				got[i], err = api.CreateOrRead(t.Context(), ns, name, func() (*corev1.Secret, error) {
+					made.Add(1)
+					return &corev1.Secret{Data: map[string][]byte{"by": fmt.Append(nil, i)}}, nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
+		t.Logf("%d of %d made one", made.Load(), racers)
+		for i, secret := range got {
+			if secret == nil || secret.UID != got[0].UID || string(secret.Data["by"]) != string(got[0].Data["by"]) {
+				t.Errorf("racer %d has %v", i, secret)
+			}
+		}
+	})
+
+	t.Run("no API server", func(t *testing.T) {
+		config := *l.config
+		config.Host = "https://127.0.0.1:1"
+		api, err := open(&config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if _, err := api.CreateOrRead(ctx, ns, name, nil); err == nil || time.Since(start) < 500*time.Millisecond {
+			t.Errorf("%v after %v, want patience", err, time.Since(start))
+		}
+	})
+}
+
+func testWatchSecret(t *testing.T, l lab) {
+	const ns, name = "watch-secret", "serving"
+	l.namespace(t, ns, nil)
+	api := l.as(t, allow("", "secrets", "list watch", name))
+	seen := make(chan *corev1.Secret, 10)
+	run(t, api.WatchSecret(ns, name, func(s *corev1.Secret) { seen <- s }))
+	next := func() *corev1.Secret {
+		t.Helper()
+		select {
+		case s := <-seen:
+			return s
+		case <-time.After(10 * time.Second):
+			t.Fatal("not told")
+			return nil
+		}
+	}
+	secrets := l.admin.Client.CoreV1().Secrets(ns)
+	if s := next(); s != nil {
+		t.Fatalf("before it exists: %v", s.Name)
+	}
+	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string][]byte{"v": []byte("1")}}
+	for _, s := range []*corev1.Secret{other, secret} {
+		if _, err := secrets.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := next(); s == nil || string(s.Data["v"]) != "1" {
+		t.Fatalf("created: %v", s)
+	}
+	secret.Data["v"] = []byte("2")
+	if _, err := secrets.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := next(); s == nil || string(s.Data["v"]) != "2" {
+		t.Fatalf("updated: %v", s)
+	}
+	if err := secrets.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := next(); s != nil {
+		t.Fatalf("deleted: %v", s)
+	}
+}
