@@ -107,7 +107,7 @@ func (c testCase) inject(pod []byte) (injected []byte, ops []Operation, skipped 
 
 // apply uses an implementation of JSON patch that is not ours.
 func apply(doc []byte, ops []Operation) ([]byte, error) {
-	raw, err := json.Marshal(ops)
+	raw, err := Patch(ops)
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +233,8 @@ func TestLaws(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				one, _ := json.Marshal(ops)
-				two, _ := json.Marshal(again)
+				one, _ := Patch(ops)
+				two, _ := Patch(again)
 				if string(one) != string(two) {
 					t.Errorf("%s\n%s", one, two)
 				}

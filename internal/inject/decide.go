@@ -73,14 +73,13 @@ func Decide(pod *Pod, namespace string) (Decision, error) {
 // sidecars but that Garrison does not honour, for the user's eye: an exclusion
 // that is silently not made is found out the hard way.
 func Ignored(pod *Pod) []string {
-	known := map[string]bool{}
-	for _, a := range mesh.Annotations() {
-		known[a.Name] = true
-	}
 	var names []string
 	for name := range pod.meta.Annotations {
 		domain, _, _ := strings.Cut(name, "/")
-		if (strings.HasSuffix(domain, "sidecar.istio.io") || domain == "proxy.istio.io" || domain == "inject.istio.io") && !known[name] {
+		if !strings.HasSuffix(domain, "sidecar.istio.io") && domain != "proxy.istio.io" && domain != "inject.istio.io" {
+			continue
+		}
+		if !slices.ContainsFunc(mesh.Annotations(), func(a mesh.Annotation) bool { return a.Name == name }) {
 			names = append(names, name)
 		}
 	}

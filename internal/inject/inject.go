@@ -19,8 +19,6 @@ import (
 	"encoding/json"
 	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -58,13 +56,21 @@ type edit struct {
 	err      error // the first value that JSON could not express; ends as Edit's error
 }
 
-// do appends an operation. Paths are made by [pointer].
+// do appends an operation.
 func (e *edit) do(op, path string, value any) {
+	e.ops = append(e.ops, Operation{Op: op, Path: path, Value: e.raw(value)})
+}
+
+// raw returns a value as JSON. What has been rendered before stays as it is.
+func (e *edit) raw(value any) json.RawMessage {
+	if raw, ok := value.(json.RawMessage); ok {
+		return raw
+	}
 	raw, err := json.Marshal(value)
 	if err != nil && e.err == nil {
-		e.err = &Refusal{Reason: Malformed, Field: path, Problem: err.Error()}
+		e.err = err
 	}
-	e.ops = append(e.ops, Operation{Op: op, Path: path, Value: raw})
+	return raw
 }
 
 // put sets a member of an object, whether or not it is there.
@@ -74,9 +80,9 @@ func (e *edit) remove(path string) { e.ops = append(e.ops, Operation{Op: "remove
 
 // insert puts values into a list of length have, at position at. A list without
 // elements may be absent or null, and is written whole.
-func insert[T any](e *edit, list string, have, at int, values ...T) {
+func (e *edit) insert(list string, have, at int, values []json.RawMessage) {
 	if have == 0 {
-		e.put(list, values)
+		e.put(list, jsonList(values))
 		return
 	}
 	for i, v := range values {
@@ -84,14 +90,33 @@ func insert[T any](e *edit, list string, have, at int, values ...T) {
 	}
 }
 
+func jsonList(values []json.RawMessage) json.RawMessage {
+	list := json.RawMessage{'['}
+	for i, v := range values {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = append(list, v...)
+	}
+	return append(list, ']')
+}
+
+// addContainers puts the redirection first and the proxy second. Pods that ask for
+// nothing special get both as rendered with the settings.
 func addContainers(e *edit) {
-	insert(e, "/spec/initContainers", len(e.pod.spec.InitContainers), 0,
-		redirectContainer(e.settings, e.options), proxyContainer(e.settings, e.options, e.probers))
+	init, proxy := e.settings.rendered.redirect, e.settings.rendered.proxy
+	if e.options.ownResources {
+		init = e.raw(redirectContainer(e.settings, e.options.resources))
+	}
+	if e.options.ownResources || len(e.probers) > 0 {
+		proxy = e.raw(proxyContainer(e.settings, e.options.resources, e.probers))
+	}
+	e.insert("/spec/initContainers", len(e.pod.spec.InitContainers), 0, []json.RawMessage{init, proxy})
 }
 
 func addVolumes(e *edit) {
 	have := len(e.pod.spec.Volumes)
-	insert(e, "/spec/volumes", have, have, sidecarVolumes()...)
+	e.insert("/spec/volumes", have, have, e.settings.rendered.volumes)
 }
 
 // member is one entry of a map of strings, to be written where it differs.
@@ -130,26 +155,9 @@ func addLabels(e *edit) {
 // container, which without it would be whatever is listed first.
 func addAnnotations(e *edit) {
 	have := e.pod.meta.Annotations
-	status, err := json.Marshal(status{
-		InitContainers: []string{mesh.InitContainer, mesh.ProxyContainer},
-		Volumes:        volumeNames(sidecarVolumes()),
-		Revision:       e.settings.revision,
-		Hash:           e.settings.hash,
-	})
-	if err != nil && e.err == nil {
-		e.err = err
-	}
-	add := []member{{mesh.Status, string(status)}, {mesh.RevisionLabel, e.settings.revision}}
+	add := []member{{mesh.Status, e.settings.rendered.status}, {mesh.RevisionLabel, e.settings.revision}}
 	if _, ok := have[mesh.DefaultContainer]; !ok {
 		add = append(add, member{mesh.DefaultContainer, e.pod.spec.Containers[0].Name})
 	}
 	e.assign("/metadata/annotations", have, add)
-}
-
-func volumeNames(volumes []corev1.Volume) []string {
-	names := make([]string, len(volumes))
-	for i, v := range volumes {
-		names[i] = v.Name
-	}
-	return names
 }

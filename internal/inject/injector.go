@@ -2,7 +2,6 @@ package inject
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -80,7 +79,7 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) (response ad
 	if err != nil {
 		return i.refuse(ctx, r, pod.Name(), err)
 	}
-	patch, err := json.Marshal(ops)
+	patch, err := Patch(ops)
 	if err != nil {
 		return i.refuse(ctx, r, pod.Name(), err)
 	}

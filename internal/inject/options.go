@@ -14,6 +14,7 @@ type options struct {
 	inject        bool
 	rewriteProbes bool
 	resources     resources
+	ownResources  bool // differ from the settings'
 }
 
 // resources are the requests and limits of the sidecar.
@@ -42,11 +43,12 @@ func parseOptions(annotations map[string]string, defaults resources) (options, e
 		if !ok || known.Written || known.Name == mesh.InjectLabel { // Decide has read that one
 			continue
 		}
+		o.ownResources = o.ownResources || known.Name != mesh.RewriteProbes
 		if err := parsers[known.Name](&o, value); err != nil {
 			errs = append(errs, annotationRefusal(known.Name, value, err.Error()))
 		}
 	}
-	if len(errs) == 0 {
+	if len(errs) == 0 && o.ownResources {
 		errs = append(errs, o.resources.check(func(request, limit string, asked, allowed resource.Quantity) error {
 			field := request // the one that the pod's author wrote
 			if _, ok := annotations[request]; !ok {

@@ -2,9 +2,6 @@ package inject
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -44,7 +41,7 @@ type Settings struct {
 	caAddress   string
 	revision    string
 	resources   resources
-	hash        string
+	rendered    rendered
 }
 
 // NewSettings checks options and fills in the defaults. The error reports every
@@ -87,25 +84,13 @@ func NewSettings(o Options) (Settings, error) {
 	if err := errors.Join(errs...); err != nil {
 		return Settings{}, err
 	}
-	s.hash, err = s.digest()
+	s.rendered, err = render(s)
 	return s, err
 }
 
 // Hash names the configuration in the status annotation of the pods made from it.
 // Equal hashes mean that a pod without annotations would get the same sidecar.
-func (s Settings) Hash() string { return s.hash }
-
-// digest hashes what is injected rather than what was asked for, so that a newer
-// build that injects something else shows as well.
-func (s Settings) digest() (string, error) {
-	o := options{rewriteProbes: true, resources: s.resources}
-	raw, err := json.Marshal([]any{redirectContainer(s, o), proxyContainer(s, o, nil), sidecarVolumes(), s.revision})
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:8]), nil
-}
+func (s Settings) Hash() string { return s.rendered.hash }
 
 // debugImage returns the sidecar's image for people who look into it.
 func debugImage(o Options) (string, error) {

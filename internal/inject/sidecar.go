@@ -1,9 +1,12 @@
 package inject
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +18,7 @@ import (
 
 // redirectContainer is the init container that captures the pod's traffic, then
 // ends. It alone may change the pod's network.
-func redirectContainer(s Settings, o options) corev1.Container {
+func redirectContainer(s Settings, r resources) corev1.Container {
 	return corev1.Container{
 		Name:            mesh.InitContainer,
 		Image:           s.image,
@@ -27,7 +30,7 @@ func redirectContainer(s Settings, o options) corev1.Container {
 			fmt.Sprintf("--outbound-port=%d", mesh.OutboundPort),
 			fmt.Sprintf("--exclude-inbound-ports=%d,%d,%d", mesh.AgentPort, mesh.ReadinessPort, mesh.EnvoyStatsPort),
 		},
-		Resources: o.resources.requirements(),
+		Resources: r.requirements(),
 		SecurityContext: &corev1.SecurityContext{
 			RunAsUser:                new(int64(0)),
 			RunAsGroup:               new(int64(0)),
@@ -43,7 +46,7 @@ func redirectContainer(s Settings, o options) corev1.Container {
 
 // proxyContainer is the native sidecar: the agent and Envoy. The kubelet starts
 // what comes after it only when its startup probe has passed.
-func proxyContainer(s Settings, o options, probers map[string]prober) corev1.Container {
+func proxyContainer(s Settings, r resources, probers map[string]prober) corev1.Container {
 	ready := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: mesh.ReadyPath, Port: intstr.FromInt32(mesh.ReadinessPort)}}
 	return corev1.Container{
 		Name:            mesh.ProxyContainer,
@@ -55,7 +58,7 @@ func proxyContainer(s Settings, o options, probers map[string]prober) corev1.Con
 		Ports: []corev1.ContainerPort{
 			{Name: "http-envoy-prom", ContainerPort: mesh.EnvoyStatsPort, Protocol: corev1.ProtocolTCP},
 		},
-		Resources:       o.resources.requirements(),
+		Resources:       r.requirements(),
 		ReadinessProbe:  &corev1.Probe{ProbeHandler: ready, PeriodSeconds: 15, FailureThreshold: 4, TimeoutSeconds: 3},
 		StartupProbe:    &corev1.Probe{ProbeHandler: ready, PeriodSeconds: 1, FailureThreshold: 600, TimeoutSeconds: 3},
 		SecurityContext: proxySecurity(s.privileged),
@@ -134,4 +137,52 @@ func sidecarVolumes() []corev1.Volume {
 			LocalObjectReference: corev1.LocalObjectReference{Name: mesh.RootConfigMap},
 		}}},
 	}
+}
+
+func volumeNames(volumes []corev1.Volume) []string {
+	names := make([]string, len(volumes))
+	for i, v := range volumes {
+		names[i] = v.Name
+	}
+	return names
+}
+
+// rendered is what every pod gets unless it asks for something else, as JSON.
+type rendered struct {
+	redirect, proxy json.RawMessage
+	volumes         []json.RawMessage
+	status          string // the annotation's value
+	hash            string
+}
+
+// render makes the settings' part of every patch. The hash is of what is injected
+// rather than of what was asked for, so that a newer build that injects something
+// else shows as well.
+func render(s Settings) (rendered, error) {
+	var r rendered
+	var err error
+	if r.redirect, err = json.Marshal(redirectContainer(s, s.resources)); err != nil {
+		return r, err
+	}
+	if r.proxy, err = json.Marshal(proxyContainer(s, s.resources, nil)); err != nil {
+		return r, err
+	}
+	volumes := sidecarVolumes()
+	for _, v := range volumes {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return r, err
+		}
+		r.volumes = append(r.volumes, raw)
+	}
+	sum := sha256.Sum256(slices.Concat(r.redirect, r.proxy, jsonList(r.volumes), []byte(s.revision)))
+	r.hash = hex.EncodeToString(sum[:8])
+	status, err := json.Marshal(status{
+		InitContainers: []string{mesh.InitContainer, mesh.ProxyContainer},
+		Volumes:        volumeNames(volumes),
+		Revision:       s.revision,
+		Hash:           r.hash,
+	})
+	r.status = string(status)
+	return r, err
 }
