@@ -50,7 +50,8 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 
 func parseRedirect(args []string, stderr io.Writer) (agent.Capture, error) {
 	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
-	uid := flags.Uint("proxy-uid", mesh.ProxyUID, "user and group `id` whose traffic is left alone")
+	uid := userID(mesh.ProxyUID)
+	flags.Var(&uid, "proxy-uid", "user and group `id` whose traffic is left alone")
 	inbound := port(mesh.InboundPort)
 	flags.Var(&inbound, "inbound-port", "`port` that incoming connections go to")
 	outbound := port(mesh.OutboundPort)
@@ -60,11 +61,8 @@ func parseRedirect(args []string, stderr io.Writer) (agent.Capture, error) {
 	if err := parse(flags, args, stderr); err != nil {
 		return agent.Capture{}, err
 	}
-	if *uid > 1<<32-1 {
-		return agent.Capture{}, usageError{fmt.Errorf("-proxy-uid: %d is no user id", *uid)}
-	}
 	c := agent.Capture{
-		ProxyUID:       uint32(*uid), //nolint:gosec // checked above
+		ProxyUID:       uint32(uid),
 		InboundPort:    uint16(inbound),
 		OutboundPort:   uint16(outbound),
 		ExcludeInbound: exclude,
@@ -140,6 +138,20 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 		return agent.Proxy{}, usageError{errors.Join(errs...)}
 	}
 	return p, nil
+}
+
+// userID is a flag's value.
+type userID uint32
+
+func (u *userID) String() string { return strconv.FormatUint(uint64(*u), 10) }
+
+func (u *userID) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return errors.New("not a user id")
+	}
+	*u = userID(n)
+	return nil
 }
 
 // port is a flag's value from 1 to 65535.

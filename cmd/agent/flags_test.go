@@ -40,7 +40,7 @@ func TestRefusals(t *testing.T) {
 		"help":                                  `unknown command "help"`,
 		"redirect now":                          `unknown argument "now"`,
 		"redirect --proxy-uid=0":                "proxy uid",
-		"redirect --proxy-uid=4294967296":       "no user id",
+		"redirect --proxy-uid=4294967296":       "not a user id",
 		"redirect --inbound-port=65536":         "not a port",
 		"redirect --inbound-port=15001":         "both 15001",
 		"redirect --exclude-inbound-ports=1,,2": `"": not a port`,

@@ -48,7 +48,7 @@ func (e *ExitError) Error() string { return "envoy ended by itself: " + e.state.
 // connections end, then ends the process, and returns nil.
 func (e Envoy) Run(ctx context.Context, bootstrapFile string, log *slog.Logger) error {
 	drain := cmp.Or(e.Drain, 5*time.Second)
-	cmd := exec.Command(cmp.Or(e.Path, "/usr/local/bin/envoy"), //nolint:gosec,noctx // our own image; ended step by step below
+	cmd := exec.Command(cmp.Or(e.Path, "/usr/local/bin/envoy"), // without a context: it is ended step by step, below
 		"--config-path", bootstrapFile,
 		"--concurrency", strconv.Itoa(cmp.Or(e.Concurrency, 2)),
 		"--log-level", cmp.Or(e.LogLevel, "warning"),

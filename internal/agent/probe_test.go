@@ -291,30 +291,42 @@ func TestProbeKeepsToItsTimeout(t *testing.T) {
 
 // However many neighbours ask, the application is asked once at a time.
 func TestProbeIsSharedByItsCallers(t *testing.T) {
-	var now, most atomic.Int32
-	entered, leave := make(chan bool, 100), make(chan bool)
+	const callers = 50
+	entered, leave := make(chan bool, callers), make(chan bool)
 	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		if n := now.Add(1); n > most.Load() {
-			most.Store(n)
-		}
 		entered <- true
 		<-leave
-		now.Add(-1)
 	}))
 	defer app.Close()
-	agent := startProber(t, fmt.Sprintf(`{"httpGet":{"port":%d},"timeoutSeconds":30}`, portOf(t, app.URL)))
-	var callers sync.WaitGroup
-	for range 50 {
-		callers.Go(func() {
+	table, err := ParseProbers(fmt.Sprintf(`{%q:{"httpGet":{"port":%d},"timeoutSeconds":30}}`, livez, portOf(t, app.URL)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := Proxy{Probers: table, Address: netip.MustParseAddr("127.0.0.1")}
+	handler := proxy.handler(&health{})
+	arrived := make(chan bool, callers)
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		handler.ServeHTTP(w, r)
+	}))
+	defer agent.Close()
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
 			if got := call(t, "GET", agent.URL+livez, nil); got != 200 {
 				t.Errorf("%d", got)
 			}
 		})
 	}
-	<-entered
-	close(leave)
-	callers.Wait()
-	if n := most.Load(); n != 1 {
-		t.Errorf("%d requests to the application at a time", n)
+	for range callers {
+		<-arrived
 	}
+	<-entered
+	select {
+	case <-entered:
+		t.Error("a second request to the application beside the first")
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(leave)
+	all.Wait()
 }

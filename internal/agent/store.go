@@ -90,7 +90,7 @@ func (s store) read(id identity.ID, now time.Time) (*Certificate, error) {
 	}
 	var texts [3][]byte
 	for i, name := range []string{mesh.CertChain, mesh.CertKey, mesh.CertRoot} {
-		if texts[i], err = os.ReadFile(filepath.Join(set, name)); err != nil { //nolint:gosec // our own folder
+		if texts[i], err = os.ReadFile(filepath.Join(set, name)); err != nil {
 			return nil, err
 		}
 	}
