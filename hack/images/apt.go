@@ -41,7 +41,7 @@ func (a apt) run(ctx context.Context, dir, program string, args ...string) ([]by
 		"-o", "Dir::Etc::preferencesparts=" + filepath.Join(a.dir, "none"), "-o", "APT::Sandbox::User=root",
 		"-o", "APT::Architecture=" + architecture, "-o", "APT::Install-Recommends=false",
 	}
-	return output(ctx, dir, program, append(args[:len(args):len(args)], options...)...) // args first: an error quotes them
+	return output(ctx, dir, program, append(slices.Clip(args), options...)...) // args first: an error quotes them
 }
 
 // update fetches the package lists.

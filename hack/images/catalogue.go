@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/garrison-mesh/garrison/hack/internal/oci"
@@ -92,7 +93,7 @@ func catalogue(tag string) []image {
 		image{ref: ours + "proxy:" + tag, layers: proxy, spec: proxySpec("proxy")},
 		image{
 			ref:     ours + "proxy-debug:" + tag,
-			layers:  append(proxy[:len(proxy):len(proxy)], debian{set: "debug", finish: finishDebug}),
+			layers:  append(slices.Clip(proxy), debian{set: "debug", finish: finishDebug}),
 			spec:    proxySpec("proxy-debug"),
 			allowed: []string{"usr/bin/sudo"},
 		},

