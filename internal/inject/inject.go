@@ -91,7 +91,11 @@ func (e *edit) insert(list string, have, at int, values []json.RawMessage) {
 }
 
 func jsonList(values []json.RawMessage) json.RawMessage {
-	list := json.RawMessage{'['}
+	size := 2
+	for _, v := range values {
+		size += len(v) + 1
+	}
+	list := append(make(json.RawMessage, 0, size), '[')
 	for i, v := range values {
 		if i > 0 {
 			list = append(list, ',')

@@ -162,9 +162,9 @@ func (p *Pod) check() error {
 			refuse(ProxyUser, escapes+`; container "`+c.Name+`" would run as it`, "spec.securityContext.runAsUser")
 		}
 	})
-	reserved := volumeNames(sidecarVolumes())
 	for i, v := range p.spec.Volumes {
-		if slices.Contains(reserved, v.Name) {
+		switch v.Name {
+		case mesh.EnvoyVolume, mesh.CertVolume, mesh.TokenVolume, mesh.RootVolume:
 			refuse(ReservedName, v.Name+" is the name of an injected volume", "spec.volumes[%d].name", i)
 		}
 	}

@@ -97,3 +97,13 @@ func TestHashTellsConfigurationsApart(t *testing.T) {
 		t.Error("defaults that are written out change the hash")
 	}
 }
+
+// TestVolumesAreReserved: a volume that is injected may not be the user's.
+func TestVolumesAreReserved(t *testing.T) {
+	for _, v := range sidecarVolumes() {
+		p := pod(t, "{metadata: {}, spec: {containers: [{name: web}], volumes: [{name: "+v.Name+"}]}}")
+		if _, err := Edit(p, settings(t)); err == nil || !strings.Contains(err.Error(), "spec.volumes[0].name: "+v.Name) {
+			t.Errorf("%s: %v", v.Name, err)
+		}
+	}
+}
