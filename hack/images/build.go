@@ -28,8 +28,9 @@ import (
 //go:embed *.go
 var sources embed.FS
 
-// keepLayers is how long an unused layer stays in the cache.
-const keepLayers = 14 * 24 * time.Hour
+// keepLayers is how long an unused layer stays in the cache. Every commit makes
+// new layers of our programs, some 50 MB of them.
+const keepLayers = 24 * time.Hour
 
 // workshop is where images are made.
 type workshop struct {
