@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,15 +52,16 @@ func TestRenewsAtHalfLife(t *testing.T) {
 func TestKeepsTheOldCertificateUntilThereIsAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, id := newTestCA(t), testID(t, "sleep")
-		broken, full, fetches := false, false, 0
+		var broken, full atomic.Bool
+		var fetches atomic.Int32
 		r := newRenewer(func(context.Context) (*Certificate, error) {
-			fetches++
-			if broken {
+			fetches.Add(1)
+			if broken.Load() {
 				return nil, status.Error(codes.Unavailable, "no CA")
 			}
 			return ca.certificate(id, 24*time.Hour), nil
 		}, func(*Certificate) error {
-			if full {
+			if full.Load() {
 				return errors.New("no space left")
 			}
 			return nil
@@ -68,25 +70,27 @@ func TestKeepsTheOldCertificateUntilThereIsAnother(t *testing.T) {
 		<-r.first
 		first := r.held.Load()
 
-		broken = true
+		broken.Store(true)
 		time.Sleep(20 * time.Hour)
 		if r.held.Load() != first || !r.valid(time.Now()) {
 			t.Error("the old certificate was not kept")
 		}
-		if fetches < 500 {
-			t.Errorf("%d fetches in 8 h: gave up?", fetches)
+		if n := fetches.Load(); n < 500 {
+			t.Errorf("%d fetches in 8 h: gave up?", n)
 		}
-		broken, full = false, true
+		broken.Store(false)
+		full.Store(true)
 		time.Sleep(time.Minute)
 		if r.held.Load() != first {
 			t.Error("a certificate that could not be stored counts as held")
 		}
-		broken = true
+		broken.Store(true)
 		time.Sleep(4 * time.Hour)
 		if r.valid(time.Now()) {
 			t.Error("expired, yet valid")
 		}
-		broken, full = false, false
+		broken.Store(false)
+		full.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if r.held.Load() == first || !r.valid(time.Now()) {
@@ -121,21 +125,21 @@ func TestFirstCertificateIsAskedForUntilItComes(t *testing.T) {
 func TestAdoptedCertificateIsRenewedNotFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, id := newTestCA(t), testID(t, "sleep")
-		fetches := 0
+		var fetches atomic.Int32
 		r := newRenewer(func(context.Context) (*Certificate, error) {
-			fetches++
+			fetches.Add(1)
 			return ca.certificate(id, 24*time.Hour), nil
 		}, keepNothing, discardLog())
 		r.adopt(ca.certificate(id, 2*time.Hour))
 		go r.Run(t.Context()) //nolint:errcheck // ends with the test
 		<-r.first
 		time.Sleep(50 * time.Minute)
-		if fetches != 0 {
+		if fetches.Load() != 0 {
 			t.Error("fetched early")
 		}
 		time.Sleep(20 * time.Minute)
-		if fetches != 1 {
-			t.Errorf("%d fetches after the half-life of one hour", fetches)
+		if n := fetches.Load(); n != 1 {
+			t.Errorf("%d fetches after the half-life of one hour", n)
 		}
 	})
 }
