@@ -21,13 +21,13 @@
 //	               secrets: get, list, watch, create, update, delete
 //	               events: create
 //	KeepConfigMaps namespaces: list, watch
-//	               configmaps: create; list, watch, patch by name
+//	               configmaps: create, list, watch, patch by name
 //	KeepCABundle   mutatingwebhookconfigurations (admissionregistration.k8s.io):
 //	               list, watch, patch by name
 //
 // "By name" means that resourceNames may limit the verb, list and watch included:
-// those watches select by metadata.name. All but Lead, CreateOrRead and
-// WatchSecret are cluster-wide.
+// those watches select by metadata.name, and create where it is server-side apply
+// that creates. All but Lead, CreateOrRead and WatchSecret are cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
 // its log calls klog.SetSlogLogger, which is global and therefore not done here.

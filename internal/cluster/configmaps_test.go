@@ -42,8 +42,7 @@ func testConfigMaps(t *testing.T, l lab) {
 	const name = mesh.RootConfigMap
 	api := l.as(t,
 		allow("", "namespaces", "list watch"),
-		allow("", "configmaps", "create"),
-		allow("", "configmaps", "list watch patch", name))
+		allow("", "configmaps", "create list watch patch", name))
 	core := l.admin.Client.CoreV1()
 	l.namespace(t, "early", nil)
 	theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"other": "1", mesh.RootKey: "forged"}}

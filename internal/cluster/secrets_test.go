@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -218,6 +219,15 @@ func testSecrets(t *testing.T, l lab) {
 		}
 	}
 	k := keeper(t)
+	mk := k.Make
+	k.Make = func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
+		if account.Name == "vanishing" { // while its Secret is being made
+			if err := core.ServiceAccounts(account.Namespace).Delete(t.Context(), account.Name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+		return mk(account, now)
+	}
 	stop := run(t, api.KeepSecrets(k))
 
 	// kept waits until the account's Secret is good, and not one of the unwanted.
@@ -353,6 +363,18 @@ func testSecrets(t *testing.T, l lab) {
 		staysAbsent(t, "shop", "istio.short-lived")
 	})
 
+	t.Run("account deleted during issuance", func(t *testing.T) {
+		l.account(t, "shop", "vanishing")
+		within(t, 5*time.Second, func() error {
+			if _, err := core.ServiceAccounts("shop").Get(t.Context(), "vanishing", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("account: %v, want not found", err)
+			}
+			return nil
+		})
+		absent(t, "shop", "istio.vanishing")
+		staysAbsent(t, "shop", "istio.vanishing")
+	})
+
 	t.Run("account made anew", func(t *testing.T) {
 		account := l.account(t, "shop", "reborn")
 		secret := kept(t, account)
@@ -448,8 +470,24 @@ func testSecrets(t *testing.T, l lab) {
 		kept(t, l.account(t, "reborn", "cart"))
 	})
 
-	t.Run("next leader", func(t *testing.T) {
+	t.Run("lease lost in mid-write", func(t *testing.T) {
 		stop()
+		deposed := k
+		ctx, cancel := context.WithCancel(t.Context())
+		deposed.Make = func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
+			if account.Name == "contested" {
+				cancel()
+			}
+			return mk(account, now)
+		}
+		l.account(t, "shop", "contested")
+		if err := api.KeepSecrets(deposed)(ctx); err != nil {
+			t.Error(err)
+		}
+		staysAbsent(t, "shop", "istio.contested")
+	})
+
+	t.Run("next leader", func(t *testing.T) {
 		secret := kept(t, before)
 		account := l.account(t, "shop", "meanwhile")
 		staysAbsent(t, "shop", "istio.meanwhile")

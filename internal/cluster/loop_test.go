@@ -1,0 +1,149 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/client-go/tools/cache"
+)
+
+// TestLoopRetries holds that what fails is tried for ever with growing pauses,
+// and keeps nobody else waiting.
+func TestLoopRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoop(1, nil)
+		bad, good := key{Namespace: "a", Name: "bad"}, key{Namespace: "b", Name: "good"}
+		tries := map[key][]time.Time{}
+		l.sync = func(_ context.Context, k key) (time.Duration, error) {
+			tries[k] = append(tries[k], time.Now())
+			if k == bad {
+				return 0, errors.New("refused")
+			}
+			return time.Second, nil
+		}
+		stop := run(t, l.run)
+		l.queue.Add(bad)
+		l.queue.Add(good)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		stop()
+		if n := len(tries[good]); n < 3599 {
+			t.Errorf("the good one had %d turns in an hour", n)
+		}
+		if n := len(tries[bad]); n < 45 || n > 75 {
+			t.Errorf("the bad one was tried %d times in an hour", n)
+		}
+		for i := range tries[bad][1:] {
+			if pause := tries[bad][i+1].Sub(tries[bad][i]); pause > 2*lastRetry {
+				t.Errorf("try %d came after %v", i+1, pause)
+			}
+		}
+	})
+}
+
+// TestLoopPauses holds that somebody who undoes every repair does not make us
+// write without end, and that after a truce the first repair is immediate again.
+func TestLoopPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoop(1, nil)
+		k := key{Name: "contested"}
+		var repairs []time.Duration
+		start := time.Now()
+		fight := true
+		l.sync = func(_ context.Context, k key) (time.Duration, error) {
+			if pause := l.pause(k); pause > 0 {
+				return pause, nil
+			}
+			repairs = append(repairs, time.Since(start))
+			l.repaired(k)
+			if fight {
+				l.queue.Add(k)
+			}
+			return 0, nil
+		}
+		stop := run(t, l.run)
+		l.queue.Add(k)
+		time.Sleep(10 * time.Minute)
+		fight = false
+		synctest.Wait()
+		if n := len(repairs); repairs[0] != 0 || n < 20 || n > 30 {
+			t.Errorf("%d repairs in 10 minutes: %v", n, repairs)
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		repairs, start = nil, time.Now()
+		l.queue.Add(k)
+		synctest.Wait()
+		if !slices.Equal(repairs, []time.Duration{0}) {
+			t.Errorf("after the truce: %v", repairs)
+		}
+		stop()
+	})
+}
+
+// TestLoopStops holds that work in hand hears of the end at once, is waited for,
+// and that nothing is begun after it.
+func TestLoopStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoop(1, nil)
+		begun, ended := 0, 0
+		l.sync = func(ctx context.Context, _ key) (time.Duration, error) {
+			begun++
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			ended++
+			return 0, ctx.Err()
+		}
+		stop := run(t, l.run)
+		for _, name := range []string{"a", "b", "c"} {
+			l.queue.Add(key{Name: name})
+		}
+		synctest.Wait()
+		stop()
+		if begun != 1 || ended != 1 {
+			t.Errorf("%d begun, %d ended", begun, ended)
+		}
+	})
+}
+
+// TestLoopBounds holds that a request that hangs costs a worker syncTimeout.
+func TestLoopBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoop(1, nil)
+		start, turn := time.Now(), time.Duration(0)
+		l.sync = func(ctx context.Context, k key) (time.Duration, error) {
+			if k.Name == "hangs" {
+				<-ctx.Done()
+				return 0, ctx.Err()
+			}
+			turn = time.Since(start)
+			return 0, nil
+		}
+		stop := run(t, l.run)
+		l.queue.Add(key{Name: "hangs"})
+		l.queue.Add(key{Name: "next"})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		stop()
+		if turn != syncTimeout {
+			t.Errorf("the next one had to wait %v", turn)
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	store := cache.NewStore(cache.MetaNamespaceKeyFunc)
+	if err := store.Add(webhook()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := find[cache.DeletedFinalStateUnknown](store, key{Name: webhook().Name}); err == nil {
+		t.Errorf("found %v of the wrong type", got)
+	}
+	if got, err := find[cache.DeletedFinalStateUnknown](store, key{Namespace: "a", Name: "b"}); got != nil || err != nil {
+		t.Errorf("absent: %v, %v", got, err)
+	}
+}
