@@ -40,7 +40,7 @@ func issued(t *testing.T, serial int64) *corev1.Secret {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{dnsName},
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{dnsName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
@@ -69,12 +69,7 @@ func server(t *testing.T, own *credentials) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := freeAddress(t)
 	log := slog.New(slog.DiscardHandler)
 	handler := router(inject.NewInjector(c.settings, log, prometheus.NewRegistry()), c.limits, log)
 	ctx, cancel := context.WithCancel(t.Context())
