@@ -65,7 +65,7 @@ func TestBuild(t *testing.T) {
 	for _, p := range all() {
 		write(t, filepath.Join(dir, p.name, "go.mod"), "module x\n")
 	}
-	write(t, b.Go, "#!/bin/sh\n[ "$1" = env ] && echo go1\n[ "$1" = env ]\n")
+	write(t, b.Go, "#!/bin/sh\n[ $1 = env ] && echo go1\n[ $1 = env ]\n")
 	if _, err := b.Kubernetes(t.Context()); err == nil {
 		t.Fatal("built with a Go that fails")
 	}

@@ -70,6 +70,7 @@ func (n Node) kubeProxy() object {
 		"hostnameOverride": n.name(),
 		"clientConnection": object{"kubeconfig": n.PKI.Kubeconfig(pki.KubeProxy)},
 		"oomScoreAdj":      0,
-		"conntrack":        object{"maxPerCore": 0}, // the limit is the whole machine's: leave it
+		"conntrack":        object{"maxPerCore": 0},          // the limit is the whole machine's: leave it
+		"nftables":         object{"minSyncPeriod": "100ms"}, // few Services: a test need not wait a second
 	}
 }
