@@ -83,11 +83,12 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	if err := s.level.UnmarshalText([]byte(level)); err != nil {
 		errs = append(errs, fmt.Errorf("log-level %q: debug, info, warn or error", level))
 	}
-	for name, value := range map[string]string{
-		"token-audience": s.audience, "cluster-domain": s.authority.ClusterDomain, "namespace": s.namespace, "pod-name": s.pod,
+	for _, required := range [][2]string{
+		{"token-audience", s.audience}, {"cluster-domain", s.authority.ClusterDomain},
+		{"namespace", s.namespace}, {"pod-name", s.pod},
 	} {
-		if value == "" {
-			errs = append(errs, fmt.Errorf("%s: empty", name))
+		if required[1] == "" {
+			errs = append(errs, fmt.Errorf("%s: empty", required[0]))
 		}
 	}
 	s.authority.SystemNamespace = s.namespace

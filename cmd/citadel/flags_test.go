@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "citadel.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestParseDefaults(t *testing.T) {
+	s, err := parse(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.grpcAddr != ":8060" || s.adminAddr != ":15014" || s.audience != "istio-ca" || s.namespace != "istio-system" ||
+		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour || s.level != slog.LevelInfo {
+		t.Errorf("%+v", s)
+	}
+	if err := s.authority.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParsePrecedence(t *testing.T) {
+	config := file(t, "trust-domain: from.file\ntoken-audience: from-file\nworkload-cert-ttl: 1h\nsecrets-in-all-namespaces: true\n")
+	t.Setenv("GARRISON_TRUST_DOMAIN", "from.environment")
+	t.Setenv("GARRISON_TOKEN_AUDIENCE", "from-environment")
+	t.Setenv("POD_NAMESPACE", "mesh")
+	t.Setenv("POD_NAME", "citadel-1")
+	s, err := parse([]string{"--config", config, "--trust-domain", "from.flag"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.authority.TrustDomain.String(); got != "from.flag" {
+		t.Errorf("trust domain %s, the flag comes first", got)
+	}
+	if s.audience != "from-environment" {
+		t.Errorf("audience %s, the environment comes before the file", s.audience)
+	}
+	if s.authority.DefaultTTL != time.Hour || !s.allNamespaces {
+		t.Errorf("%v, %t: the file comes before defaults", s.authority.DefaultTTL, s.allNamespaces)
+	}
+	if s.namespace != "mesh" || s.authority.SystemNamespace != "mesh" || s.pod != "citadel-1" {
+		t.Errorf("namespace %s, pod %s", s.namespace, s.pod)
+	}
+	t.Setenv("GARRISON_NAMESPACE", "other")
+	t.Setenv("GARRISON_CONFIG", config)
+	if s, err = parse(nil, io.Discard); err != nil || s.namespace != "other" || !s.allNamespaces {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	cases := map[string]struct {
+		args []string
+		file string
+		want []string // every one, at once
+	}{
+		"contradictions": {[]string{"--workload-cert-ttl=3000h", "--secret-ttl=50000h", "--log-level=loud", "--trust-domain=A", "extra"}, "", []string{
+			"workload-cert-ttl 3000h0m0s: more than max-workload-cert-ttl 2160h0m0s",
+			"secret-ttl 50000h0m0s: more than half of root-ttl 87600h0m0s",
+			`log-level "loud"`, "trust-domain: ", `unexpected arguments ["extra"]`,
+		}},
+		"short root":      {[]string{"--root-ttl=1000h"}, "", []string{"max-workload-cert-ttl 2160h0m0s: more than half of root-ttl 1000h0m0s", "secret-ttl 2160h0m0s: more than half"}},
+		"no lifetime":     {[]string{"--workload-cert-ttl=0", "--secret-ttl=-1h"}, "", []string{"workload-cert-ttl 0s: less than a minute", "secret-ttl -1h0m0s: less than a minute"}},
+		"empty":           {[]string{"--token-audience=", "--namespace="}, "", []string{"token-audience: empty", "namespace: empty"}},
+		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
+		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
+		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
+		"wrong type":      {nil, "secret-ttl: long\nenable-profiling: maybe\n", []string{"secret-ttl: ", "enable-profiling: "}},
+		"list for a word": {nil, "grpc-addr: [a, b]\n", []string{"grpc-addr: "}},
+		"not YAML":        {nil, "\t{", []string{"config "}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if c.file != "" {
+				c.args = append(c.args, "--config", file(t, c.file))
+			}
+			_, err := parse(c.args, io.Discard)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v\nlacks %s", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestParseAsksForNothingElse(t *testing.T) {
+	if _, err := parse([]string{"--help"}, io.Discard); !errors.Is(err, pflag.ErrHelp) {
+		t.Errorf("--help: %v", err)
+	}
+	if _, err := parse([]string{"--version", "--log-level=loud"}, io.Discard); !errors.Is(err, errVersion) {
+		t.Errorf("--version: %v", err)
+	}
+}
