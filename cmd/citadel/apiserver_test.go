@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	securityapi "istio.io/api/security/v1alpha1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/meshtest"
+)
+
+// TestAPIServer runs two replicas of the whole command, started together on an
+// empty cluster, for a real API server: they must agree on one root, bring
+// themselves to serve, and certify whom a token proves and nobody else.
+func TestAPIServer(t *testing.T) {
+	kubeconfig := meshtest.APIServer(t, os.Getenv("GARRISON_CLUSTER_BIN"))
+	api, err := cluster.Connect(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lab{api.Client}
+	l.prepare(t)
+
+	replicas := [2]replica{start(t, kubeconfig, "citadel-a"), start(t, kubeconfig, "citadel-b")}
+	for _, r := range replicas {
+		r.expectReady(t)
+	}
+	root := l.root(t)
+	good := l.token(t, mesh.TokenAudience)
+	for _, r := range replicas {
+		chain, err := r.certify(t, root, "Bearer "+good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(chain) != 2 || chain[1] != root {
+			t.Errorf("%s answers with other roots than the ConfigMap has", r.name)
+		}
+		expectSleep(t, chain[0], root)
+		for name, authorization := range map[string]string{
+			"no token":                      "",
+			"garbage":                       "Bearer x.y.z",
+			"token for the API server":      "Bearer " + l.token(t, ""),
+			"token with a spoilt signature": "Bearer " + good[:len(good)-8] + "AAAAAAAA",
+		} {
+			if _, err := r.certify(t, root, authorization); status.Code(err) != codes.Unauthenticated {
+				t.Errorf("%s, %s: %v", r.name, name, err)
+			}
+		}
+		r.expectMetrics(t, "citadel_server_csr_count 5", "citadel_server_authentication_failure_count 4",
+			"citadel_server_success_cert_issuance_count 1")
+	}
+
+	var secret *corev1.Secret
+	l.eventually(t, "the Secret of an account", func(ctx context.Context) error {
+		secret, err = l.CoreV1().Secrets("default").Get(ctx, "istio.sleep", metav1.GetOptions{})
+		return err
+	})
+	expectSleep(t, string(secret.Data[mesh.CertChain]), root)
+	if string(secret.Data[mesh.CertRoot]) != root {
+		t.Error("the Secret has other roots than the ConfigMap")
+	}
+	if _, err := l.CoreV1().Secrets("quiet").Get(t.Context(), "istio.sleep", metav1.GetOptions{}); err == nil {
+		t.Error("a namespace without injection has a Secret")
+	}
+	for _, r := range replicas {
+		if strings.Contains(r.stop(t), good) {
+			t.Errorf("%s logged a token", r.name)
+		}
+	}
+}
+
+type lab struct{ kubernetes.Interface }
+
+// prepare makes what a controller manager and an installation would have.
+func (l lab) prepare(t *testing.T) {
+	t.Helper()
+	for _, ns := range []*corev1.Namespace{
+		{ObjectMeta: metav1.ObjectMeta{Name: mesh.SystemNamespace}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "quiet"}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{mesh.InjectionLabel: "enabled"}}},
+	} {
+		_, err := l.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{})
+		if err != nil && ns.Name == "default" { // the API server made it
+			patch := []byte(`{"metadata":{"labels":{"istio-injection":"enabled"}}}`)
+			_, err = l.CoreV1().Namespaces().Patch(t.Context(), ns.Name, "application/merge-patch+json", patch, metav1.PatchOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for namespace, name := range map[string]string{
+		mesh.SystemNamespace: mesh.ServerAccount(mesh.CitadelService), "default": "sleep", "quiet": "sleep",
+	} {
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if _, err := l.CoreV1().ServiceAccounts(namespace).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// token returns one for the sleep account, for an audience or with "" for the API
+// server's own.
+func (l lab) token(t *testing.T, audience string) string {
+	t.Helper()
+	var request authenticationv1.TokenRequest
+	if audience != "" {
+		request.Spec.Audiences = []string{audience}
+	}
+	out, err := l.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "sleep", &request, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Status.Token
+}
+
+// root returns the roots that pods are given.
+func (l lab) root(t *testing.T) (root string) {
+	t.Helper()
+	l.eventually(t, "the ConfigMap with the roots", func(ctx context.Context) error {
+		found, err := l.CoreV1().ConfigMaps("default").Get(ctx, mesh.RootConfigMap, metav1.GetOptions{})
+		if err == nil {
+			root = found.Data[mesh.RootKey]
+		}
+		return err
+	})
+	return root
+}
+
+func (l lab) eventually(t *testing.T, what string, done func(context.Context) error) {
+	t.Helper()
+	eventually(t, what, done)
+}
+
+func eventually(t *testing.T, what string, done func(context.Context) error) {
+	t.Helper()
+	var last error
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		last = done(ctx)
+		return last == nil, nil
+	}); err != nil {
+		t.Fatalf("%s: %v", what, last)
+	}
+}
+
+// replica is one running citadel.
+type replica struct {
+	name        string
+	grpc, admin string
+	stop        func(*testing.T) (log string)
+}
+
+func start(t *testing.T, kubeconfig, name string) replica {
+	t.Helper()
+	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var log bytes.Buffer
+	ended := make(chan error, 1)
+	go func() { // stop, or at the latest the end of the test, waits for it
+		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--grpc-addr", r.grpc, "--admin-addr", r.admin}, &log)
+	}()
+	r.stop = func(t *testing.T) string {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		ended <- nil
+		return log.String()
+	}
+	t.Cleanup(func() { r.stop(t) })
+	return r
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (r replica) get(ctx context.Context, path string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.admin+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return string(body), err
+}
+
+func (r replica) expectReady(t *testing.T) {
+	t.Helper()
+	eventually(t, r.name+" is ready", func(ctx context.Context) error {
+		_, err := r.get(ctx, "/readyz")
+		return err
+	})
+}
+
+func (r replica) expectMetrics(t *testing.T, lines ...string) {
+	t.Helper()
+	text, err := r.get(t.Context(), "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("%s has no metric %s", r.name, line)
+		}
+	}
+}
+
+// certify asks for a certificate as a sidecar does: over TLS, verified by the
+// roots in its namespace, under the name of the Service.
+func (r replica) certify(t *testing.T, root, authorization string) ([]string, error) {
+	t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(root)) {
+		t.Fatalf("no roots in %q", root)
+	}
+	conn, err := grpc.NewClient(r.grpc, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		ServerName: "istio-citadel.istio-system.svc", RootCAs: roots,
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	if authorization != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", authorization)
+	}
+	out, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, &securityapi.IstioCertificateRequest{
+		Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})),
+	})
+	return out.GetCertChain(), err
+}
+
+// expectSleep verifies a certificate of the sleep account by the roots.
+func expectSleep(t *testing.T, chain, root string) {
+	t.Helper()
+	block, _ := pem.Decode([]byte(chain))
+	if block == nil {
+		t.Fatal("no certificate")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(root))
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots}); err != nil {
+		t.Error(err)
+	}
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != "spiffe://cluster.local/ns/default/sa/sleep" || len(leaf.DNSNames) > 0 {
+		t.Errorf("names %v %v", leaf.URIs, leaf.DNSNames)
+	}
+}
