@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -8,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -129,18 +130,10 @@ func (l *lab) ask(ctx context.Context, request string) error {
 
 // supported says why a cluster cannot run here, and what can be done instead.
 func supported() error {
-	var missing string
-	switch {
-	case runtime.GOOS != "linux":
-		missing = "Linux"
-	case os.Geteuid() != 0:
-		missing = "root, for namespaces, mounts and a bridge"
-	default:
-		return nil
+	if os.Geteuid() != 0 {
+		return errors.New("the lab needs root, for namespaces, mounts and a bridge.\n" + ownCluster)
 	}
-	return errors.New("the lab needs " + missing + ".\n" +
-		"With a cluster of your own instead: KUBECONFIG=… REGISTRY=… make demo,\n" +
-		"where REGISTRY is a registry that you can push to and its nodes can pull from")
+	return nil
 }
 
 // lock keeps others from doing something at the same time: with this cluster, or

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command cluster is the lab: a real Kubernetes on one machine, made of
 // processes in namespaces, without a container engine. README.md beside it says
 // what it gives and what it adds to the host.

@@ -70,6 +70,23 @@ func hide(dir string, keep []string) (err error) {
 	return nil
 }
 
+// checkOverlay says in time, and in words, what containerd would else only show
+// as pods that do not start.
+func checkOverlay(dir string) (err error) {
+	at := func(name string) string { return filepath.Join(dir, "overlay-check", name) }
+	defer func() { err = errors.Join(err, os.RemoveAll(at(""))) }()
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.MkdirAll(at(name), 0o700); err != nil {
+			return err
+		}
+	}
+	options := "lowerdir=" + at("lower") + ",upperdir=" + at("upper") + ",workdir=" + at("work")
+	if err := unix.Mount("overlay", at("merged"), "overlay", 0, options); err != nil {
+		return fmt.Errorf("overlayfs does not work on the file system of %s, which must be a plain one such as ext4: %w", dir, err)
+	}
+	return unix.Unmount(at("merged"), 0)
+}
+
 // kubeletSysctls are the kernel's settings that the kubelet insists on. They
 // belong to the whole machine.
 var kubeletSysctls = [...]struct{ path, value string }{

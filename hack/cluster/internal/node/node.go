@@ -104,6 +104,9 @@ func prepare(cfg Config, set settings.Node) error {
 	if err := mounts(cfg.Keep); err != nil {
 		return fmt.Errorf("mounts: %w", err)
 	}
+	if err := checkOverlay(cfg.Dir); err != nil {
+		return err
+	}
 	if err := syscall.Sethostname([]byte(set.Cluster.Node(cfg.N))); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}

@@ -23,8 +23,7 @@ func (d Dir) ServiceAccountPub() string     { return d.file("sa.pub") }
 func (d Dir) Kubeconfig(user string) string { return d.file(user + ".kubeconfig") }
 func (d Dir) file(name string) string       { return filepath.Join(string(d), name) }
 
-// The holders of certificates. A kubelet is called [Kubelet](n), its server
-// certificate [KubeletServer](n).
+// The holders of certificates, beside [Kubelet] and [KubeletServer].
 const (
 	Admin             = "admin"
 	APIServer         = "apiserver"
@@ -34,7 +33,10 @@ const (
 	KubeProxy         = "kube-proxy"
 )
 
-func Kubelet(n int) string       { return "kubelet-" + strconv.Itoa(n) }
+// Kubelet is the kubelet of node n as a client of the API server.
+func Kubelet(n int) string { return "kubelet-" + strconv.Itoa(n) }
+
+// KubeletServer is the same kubelet as a server.
 func KubeletServer(n int) string { return "kubelet-server-" + strconv.Itoa(n) }
 
 // Cluster is what the certificates name.
