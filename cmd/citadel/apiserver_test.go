@@ -182,7 +182,7 @@ func start(t *testing.T, kubeconfig, name string) replica {
 	var log bytes.Buffer
 	ended := make(chan error, 1)
 	go func() { // stop, or at the latest the end of the test, waits for it
-		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--grpc-addr", r.grpc, "--admin-addr", r.admin}, &log)
+		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--listen", r.grpc, "--admin", r.admin}, &log)
 	}()
 	r.stop = func(t *testing.T) string {
 		t.Helper()

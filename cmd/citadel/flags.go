@@ -24,8 +24,8 @@ type settings struct {
 	kubeconfig    string
 	namespace     string // its own, where the CA Secret is
 	pod           string // names this replica in the lease
-	grpcAddr      string
-	adminAddr     string
+	listen        string
+	admin         string
 	audience      string
 	rootTTL       time.Duration
 	allNamespaces bool
@@ -48,8 +48,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f := pflag.NewFlagSet("citadel", pflag.ContinueOnError)
 	f.SetOutput(usage)
 	f.SortFlags = false
-	f.StringVar(&s.grpcAddr, "grpc-addr", fmt.Sprintf(":%d", mesh.CSRPort), "address of the certificate service (gRPC over TLS)")
-	f.StringVar(&s.adminAddr, "admin-addr", fmt.Sprintf(":%d", mesh.MonitorPort), "address of health and metrics (plain HTTP)")
+	f.StringVar(&s.listen, "listen", fmt.Sprintf(":%d", mesh.CSRPort), "address of the certificate service (gRPC over TLS)")
+	f.StringVar(&s.admin, "admin", fmt.Sprintf(":%d", mesh.MonitorPort), "address of health and metrics (plain HTTP)")
 	f.StringVar(&trustDomain, "trust-domain", identity.DefaultTrustDomain.String(), "first part of every SPIFFE ID")
 	f.StringVar(&s.authority.ClusterDomain, "cluster-domain", mesh.DefaultClusterDomain, "DNS suffix of the cluster's Services")
 	f.StringVar(&s.audience, "token-audience", mesh.TokenAudience, "audience that service account tokens must be made for")
@@ -62,7 +62,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.StringVar(&s.pod, "pod-name", hostname, "name of this replica, unlike all others (POD_NAME)")
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "file that describes the cluster; the one it runs in without")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	f.BoolVar(&s.profile, "enable-profiling", false, "serve /debug/pprof/ beside the metrics")
+	f.BoolVar(&s.profile, "profile", false, "serve /debug/pprof/ beside the metrics")
 	f.StringVar(&config, "config", "", "file of settings in YAML, keys as the flags here")
 	f.BoolVar(&version, "version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {

@@ -27,7 +27,7 @@ func TestParseDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.grpcAddr != ":8060" || s.adminAddr != ":15014" || s.audience != "istio-ca" || s.namespace != "istio-system" ||
+	if s.listen != ":8060" || s.admin != ":15014" || s.audience != "istio-ca" || s.namespace != "istio-system" ||
 		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour || s.level != slog.LevelInfo {
 		t.Errorf("%+v", s)
 	}
@@ -82,8 +82,8 @@ func TestParseRefuses(t *testing.T) {
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
-		"wrong type":      {nil, "secret-ttl: long\nenable-profiling: maybe\n", []string{"secret-ttl: ", "enable-profiling: "}},
-		"list for a word": {nil, "grpc-addr: [a, b]\n", []string{"grpc-addr: "}},
+		"wrong type":      {nil, "secret-ttl: long\nprofile: maybe\n", []string{"secret-ttl: ", "profile: "}},
+		"list for a word": {nil, "listen: [a, b]\n", []string{"listen: "}},
 		"not YAML":        {nil, "\t{", []string{"config "}},
 	}
 	for name, c := range cases {

@@ -63,8 +63,8 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	serving := new(serve.Certificate)
 	log.Info("started", "version", version, "trust_domain", s.authority.TrustDomain.String())
 	return serve.All(ctx, serve.Parts{
-		"grpc": serve.GRPC{Addr: s.grpcAddr, Server: newServer(serving, service)}.Run,
-		"admin": serve.Admin{Addr: s.adminAddr, Metrics: metrics, Profile: s.profile, Ready: map[string]func() error{
+		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(serving, service)}.Run,
+		"admin": serve.Admin{Addr: s.admin, Metrics: metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":   serving.Ready,
 			"authority": func() error { return authority.Ready(time.Now()) },
 		}}.Run,

@@ -21,8 +21,8 @@ import (
 )
 
 // startTimeout is how long the CA Secret may take to be there. After that the
-// process ends with the reason, and the kubelet starts it again.
-const startTimeout = time.Minute
+// process ends with the reason, before the startup probe would end it without one.
+const startTimeout = 45 * time.Second
 
 // openAuthority reads the CA Secret, or makes the root if there is none. Of two
 // replicas that start together one wins, and both sign with what it made.
