@@ -5,7 +5,9 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,18 +36,7 @@ func TestAPIServer(t *testing.T) {
 	addr := freeAddress(t)
 	l.prepare(t, "https://"+addr+mesh.InjectPath)
 
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	var log bytes.Buffer
-	go func() {
-		ended <- run(ctx, []string{"--kubeconfig=" + kubeconfig, "--listen=" + addr, "--admin=" + freeAddress(t), "--image=garrison/proxy:test"}, &log)
-	}()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("%v\n%s", err, &log)
-		}
-	}()
+	injector := start(t, "--kubeconfig="+kubeconfig, "--listen="+addr, "--admin="+freeAddress(t), "--image=garrison/proxy:test")
 
 	first := issued(t, 1)
 	first.Namespace = mesh.SystemNamespace
@@ -80,6 +71,45 @@ func TestAPIServer(t *testing.T) {
 		return err
 	})
 	l.expectInjected(t)
+
+	// Told to end, it goes on answering until nobody asks any more.
+	if err := injector.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, err := l.create(t.Context()); err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	}
+}
+
+// TestMain is the command where a test has started it as such: a process of its
+// own has its own signals and its own klog.
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_AS_INJECTOR") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// start runs the command beside the test and sees to it that it ends well.
+func start(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "TEST_AS_INJECTOR=1")
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Errorf("injector: %v\n%s", err, &log)
+		}
+	})
+	return cmd
 }
 
 func freeAddress(t *testing.T) string {
@@ -150,7 +180,7 @@ func (l lab) expectInjected(t *testing.T) *corev1.Pod {
 	t.Helper()
 	var pod *corev1.Pod
 	l.eventually(t, "an injected pod", func(ctx context.Context) (err error) {
-		pod, err = l.CoreV1().Pods("shop").Create(ctx, aPod(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: "Strict"})
+		pod, err = l.create(ctx)
 		return err
 	})
 	var names []string
@@ -161,6 +191,10 @@ func (l lab) expectInjected(t *testing.T) *corev1.Pod {
 		t.Errorf("init containers %s", got)
 	}
 	return pod
+}
+
+func (l lab) create(ctx context.Context) (*corev1.Pod, error) {
+	return l.CoreV1().Pods("shop").Create(ctx, aPod(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: "Strict"})
 }
 
 func (l lab) eventually(t *testing.T, what string, holds func(context.Context) error) {
