@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -85,7 +86,7 @@ func server(t *testing.T, own *credentials) string {
 	})
 	for { // until it listens
 		if conn, err := net.Dial("tcp", addr); err == nil {
-			conn.Close()
+			_ = conn.Close()
 			return "https://" + addr
 		}
 	}
@@ -100,6 +101,15 @@ func caller(roots []byte, http2 bool) *http.Client {
 	}}
 }
 
+func body(t *testing.T, r *http.Response) string {
+	t.Helper()
+	text, err := io.ReadAll(r.Body)
+	if err := errors.Join(err, r.Body.Close()); err != nil {
+		t.Error(err)
+	}
+	return string(text)
+}
+
 const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","operation":"CREATE",
 "resource":{"group":"","version":"v1","resource":"pods"},"object":{"metadata":{},"spec":{"containers":[{"name":"a"}]}}}}`
 
@@ -111,8 +121,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	ask := func(roots []byte, http2 bool) (*http.Response, error) {
 		r, err := caller(roots, http2).Post(url+mesh.InjectPath, "application/json", strings.NewReader(review))
 		if err == nil {
-			defer r.Body.Close()
-			if text, _ := io.ReadAll(r.Body); r.StatusCode != 200 || !bytes.Contains(text, []byte(`"patch":"`)) {
+			if text := body(t, r); r.StatusCode != 200 || !strings.Contains(text, `"patch":"`) {
 				t.Errorf("%d %s", r.StatusCode, text)
 			}
 		}
@@ -170,7 +179,7 @@ func TestRoutes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Body.Close()
+		body(t, r)
 		if r.StatusCode != want {
 			t.Errorf("GET %s: %d, want %d", path, r.StatusCode, want)
 		}

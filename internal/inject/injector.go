@@ -89,8 +89,7 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) (response ad
 
 func (i *Injector) refuse(ctx context.Context, r *admission.Request, pod string, err error) (admission.Response, string, Reason) {
 	reason := Malformed
-	var refusal *Refusal
-	if errors.As(err, &refusal) { // of several, the first counts
+	if refusal, ok := errors.AsType[*Refusal](err); ok { // of several, the first counts
 		reason = refusal.Reason
 	}
 	i.log.WarnContext(ctx, "refused", "namespace", r.Namespace, "pod", pod, "reason", reason, "err", err)
