@@ -153,5 +153,5 @@ func (l *lab) lock(path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = f.Close() }, nil
 }

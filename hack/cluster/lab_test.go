@@ -75,7 +75,7 @@ func TestTwoClusters(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 		var body bytes.Buffer
 		_, err = body.ReadFrom(resp.Body)
 		return body.String(), err

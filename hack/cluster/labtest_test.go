@@ -45,6 +45,9 @@ func newTestLab(t *testing.T, cluster string, nodes int) testLab {
 			t.Logf("%s:\n%s", l.nodeLog(1), b)
 		}
 		l.run(t, "down")
+		if !t.Failed() {
+			_ = os.RemoveAll(l.dir())
+		}
 	})
 	return l
 }

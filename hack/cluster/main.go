@@ -29,8 +29,7 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
-		var u usageError
-		if errors.As(err, &u) {
+		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(2)
 		}
 		os.Exit(1)

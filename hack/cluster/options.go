@@ -51,7 +51,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 		o.cache = getenv("HOME") + "/.cache"
 	}
 	if len(args) == 0 {
-		return o, usageError{errors.New("which command?\n\n" + usage)}
+		return o, usageError{fmt.Errorf("which command?\n\n%s", usage)}
 	}
 	o.command = args[0]
 	commands := []string{"up", "down", "build", "deps", "apiserver", node.Load, node.StopAPIServer, node.StartAPIServer}

@@ -42,8 +42,7 @@ func TestParseOptionsRefuses(t *testing.T) {
 		"up -no-such-flag", "up -dir /d", "apiserver",
 	} {
 		o, err := parseOptions(strings.Fields(args), func(string) string { return "" })
-		var u usageError
-		if !errors.As(err, &u) {
+		if _, ok := errors.AsType[usageError](err); !ok {
 			t.Errorf("%q: %+v, %v; want a usage error", args, o, err)
 		}
 	}

@@ -206,7 +206,7 @@ func (l *lab) startNode(p plan.Cluster, n int, built settings.Parts) error {
 		PKI: l.pki(), Dir: l.state(p.Node(n)), Logs: l.logs(), Parts: built,
 		Layouts: []string{l.cached("images", "layout")},
 		Keep:    []string{l.root, l.cached()},
-		Path:    l.path,
+		Path:    l.path + ":/usr/sbin:/usr/bin:/sbin:/bin", // su leaves some without nft
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return err

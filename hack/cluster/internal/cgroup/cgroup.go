@@ -78,7 +78,7 @@ func Make(folder, leaf string) error {
 	}
 	for _, h := range use {
 		dir := h.Dir
-		for _, name := range strings.Split(strings.Trim(folder, "/"), "/") {
+		for name := range strings.SplitSeq(strings.Trim(folder, "/"), "/") {
 			if err := prepare(h, dir, name); err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ func delegate(_ Hierarchy, parent, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range strings.Fields(string(b)) {
+	for c := range strings.FieldsSeq(string(b)) {
 		if err := os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
 			return fmt.Errorf("controller %s: %w", c, err)
 		}

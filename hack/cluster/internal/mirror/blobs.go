@@ -42,7 +42,7 @@ func (b blobs) Get(_ context.Context, _ string, h v1.Hash) (io.ReadCloser, error
 // Put stores a blob that somebody pushed; the registry has checked its digest
 // once the body ends without an error.
 func (b blobs) Put(_ context.Context, _ string, h v1.Hash, body io.ReadCloser) error {
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	return b.write(h, body)
 }
 
@@ -51,7 +51,7 @@ func (b blobs) write(h v1.Hash, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // what is left of a failure
+	defer func() { _ = os.Remove(f.Name()) }() // what is left of a failure
 	_, err = io.Copy(f, r)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err

@@ -123,7 +123,7 @@ func (m *Mirror) link(from string) error {
 			return err
 		}
 		err = m.blobs.write(h, r)
-		r.Close()
+		_ = r.Close()
 		if err != nil {
 			return err
 		}

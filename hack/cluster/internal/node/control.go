@@ -35,7 +35,7 @@ func Ask(ctx context.Context, pid int, request string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := fmt.Fprintln(c, request); err != nil {
@@ -63,7 +63,7 @@ func (c *control) serve(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
 		conn, err := l.Accept()
@@ -78,7 +78,7 @@ func (c *control) serve(ctx context.Context, socket string) error {
 
 // answer is called for one connection at a time: the host waits its turn.
 func (c *control) answer(conn net.Conn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
 	line, err := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
 	if err != nil {

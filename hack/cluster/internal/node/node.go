@@ -92,7 +92,7 @@ func Run(ctx context.Context, args []string, log *slog.Logger) error {
 // after a byte the node has its interface, without one the host has died.
 func awaitHost() error {
 	pipe := os.NewFile(3, "host")
-	defer pipe.Close()
+	defer func() { _ = pipe.Close() }()
 	b, err := io.ReadAll(pipe)
 	if err == nil && len(b) == 0 {
 		err = errors.New("the host went away before the node was wired up")

@@ -141,7 +141,7 @@ func TestControl(t *testing.T) {
 	ask := func(c *control, request string) string {
 		t.Helper()
 		near, far := net.Pipe()
-		defer near.Close()
+		defer func() { _ = near.Close() }()
 		go c.answer(far)
 		fmt.Fprintln(near, request)
 		answer, err := bufio.NewReader(near).ReadString('\n')

@@ -129,7 +129,7 @@ func apiReady(set settings.Node) (func(context.Context) error, error) {
 			if err != nil {
 				return false
 			}
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			return resp.StatusCode == http.StatusOK
 		})
 	}, nil
@@ -141,7 +141,7 @@ func containerdReady(ctx context.Context) error {
 		if err != nil {
 			return false
 		}
-		c.Close()
+		_ = c.Close()
 		return true
 	})
 }

@@ -27,17 +27,17 @@ func Start(cluster string, n int, config, log string) (*Starting, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
 	}
-	defer null.Close()
+	defer func() { _ = null.Close() }()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	p, err := os.StartProcess("/proc/self/exe", []string{Marker, cluster, strconv.Itoa(n), config}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
@@ -49,7 +49,7 @@ func Start(cluster string, n int, config, log string) (*Starting, error) {
 		},
 	})
 	if err != nil {
-		w.Close()
+		_ = w.Close()
 		return nil, fmt.Errorf("node %d: %w", n, err)
 	}
 	return &Starting{PID: p.Pid, process: p, pipe: w}, nil
@@ -57,7 +57,7 @@ func Start(cluster string, n int, config, log string) (*Starting, error) {
 
 // Go tells the node that its interface is there.
 func (s *Starting) Go() error {
-	defer s.pipe.Close()
+	defer func() { _ = s.pipe.Close() }()
 	_, err := s.pipe.Write([]byte{1})
 	return err
 }

@@ -76,7 +76,7 @@ func (s *supervisor) start(p program) (pid int, done <-chan struct{}, err error)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	file := p.argv0
 	if file == "" {
 		file = p.argv[0]

@@ -152,7 +152,7 @@ func (b Builder) build(ctx context.Context, p part, dirs map[string]string) erro
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	start := time.Now()
 	fmt.Fprintf(b.Log, "building %s\n", p.name)
 	if len(p.images) > 0 {
