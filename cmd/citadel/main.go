@@ -1,4 +1,4 @@
-// Citadel is the certificate authority of the mesh: it signs certificates for
+// Command citadel is the certificate authority of the mesh: it signs certificates for
 // callers that a service account token proves, and keeps the Secrets and
 // ConfigMaps that carry certificates and roots. Its work is in internal/ca and
 // internal/cluster; this is the wiring.
@@ -34,7 +34,7 @@ func main() {
 	switch err := run(ctx, os.Args[1:], os.Stderr); {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
 	case errors.Is(err, errVersion):
-		fmt.Println("citadel", version)
+		fmt.Fprintln(os.Stdout, "citadel", version)
 	default:
 		fmt.Fprintln(os.Stderr, "citadel:", err)
 		os.Exit(1)

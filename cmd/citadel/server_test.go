@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	securityapi "istio.io/api/security/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+// newAuthority returns one over a fresh root, with the root's Secret.
+func newAuthority(t *testing.T) (*ca.Authority, *corev1.Secret) {
+	t.Helper()
+	secret, err := ca.NewRoot(ca.RootOptions{}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := ca.Open(secret, ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority, secret
+}
+
+// The server cuts off what is larger than any request can be, before a token is
+// looked at, and presents a certificate as soon as there is one.
+func TestServerLimits(t *testing.T) {
+	authority, _ := newAuthority(t)
+	own, err := authority.NewSecret(mesh.ServiceAccount{
+		Namespace: mesh.SystemNamespace, Name: mesh.ServerAccount(mesh.CitadelService), UID: "1",
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	service := ca.NewService(authority, func(context.Context, string) (ca.Caller, error) {
+		asked++
+		return ca.Caller{}, ca.ErrUnauthenticated
+	}, ca.ServiceOptions{})
+	serving := new(serve.Certificate)
+	server := newServer(serving, service)
+	listener := bufconn.Listen(1 << 20)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority.Bundle())
+	conn, err := grpc.NewClient("passthrough:///citadel",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: "istio-citadel.istio-system.svc", RootCAs: roots})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	client := securityapi.NewIstioCertificateServiceClient(conn)
+	call := func(token, csr string) error {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token)
+		_, err := client.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{Csr: csr}, grpc.WaitForReady(serving.Leaf() != nil))
+		return err
+	}
+	if err := call("x", ""); status.Code(err) != codes.Unavailable {
+		t.Errorf("without a certificate: %v", err)
+	}
+	setServing(serving, slog.New(slog.DiscardHandler))(own)
+	if err := call("x", ""); status.Code(err) != codes.Unauthenticated || asked != 1 {
+		t.Errorf("with a certificate: %v", err)
+	}
+	if err := call("x", strings.Repeat("x", 64<<10)); status.Code(err) != codes.ResourceExhausted || asked != 1 {
+		t.Errorf("large message: %v", err)
+	}
+	if err := call(strings.Repeat("x", 40<<10), ""); err == nil || asked != 1 {
+		t.Errorf("large header: %v", err)
+	}
+}
+
+// A CA Secret that is spoilt or gone changes nothing but the log.
+func TestReplaceAuthority(t *testing.T) {
+	authority, secret := newAuthority(t)
+	_, next := newAuthority(t)
+	before := authority.Bundle()
+	var out bytes.Buffer
+	replace := replaceAuthority(authority, slog.New(slog.NewTextHandler(&out, nil)))
+	spoilt := secret.DeepCopy()
+	spoilt.Data[mesh.CACertKey] = []byte("hello")
+	for _, s := range []*corev1.Secret{secret, spoilt, nil} {
+		replace(s)
+		if !bytes.Equal(authority.Bundle(), before) {
+			t.Fatal("the root changed")
+		}
+	}
+	if n := strings.Count(out.String(), "level=ERROR"); n != 2 {
+		t.Errorf("%d errors logged, want 2:\n%s", n, out.String())
+	}
+	replace(next)
+	if !bytes.Equal(authority.Bundle(), next.Data[mesh.RootKey]) {
+		t.Error("did not follow the Secret")
+	}
+}
