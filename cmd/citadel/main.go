@@ -31,6 +31,8 @@ var version = "unknown" // set by the linker
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// client-go has one log for the process; what it says below a warning, we say better.
+	klog.SetSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	switch err := run(ctx, os.Args[1:], os.Stderr); {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
 	case errors.Is(err, errVersion):
@@ -47,7 +49,6 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	klog.SetSlogLogger(log)
 	api, err := cluster.Connect(s.kubeconfig)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -68,9 +69,9 @@ func TestServerLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		conn.Close()
+		err := conn.Close()
 		server.Stop()
-		if err := <-served; err != nil {
+		if err := errors.Join(err, <-served); err != nil {
 			t.Error(err)
 		}
 	})

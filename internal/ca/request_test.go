@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		"type with newline":  {strings.ReplaceAll(good, "CERTIFICATE REQUEST", "A\u2028B"), `csr: PEM: block of type "A\u2028B"`},
 		"empty block":        {inPEM("CERTIFICATE REQUEST", nil), "csr: "},
 		"not ASN.1":          {inPEM("CERTIFICATE REQUEST", []byte("hello")), "csr: "},
-		"trailing DER":       {inPEM("CERTIFICATE REQUEST", append(block.Bytes[:len(block.Bytes):len(block.Bytes)], 0)), "csr: "},
+		"trailing DER":       {inPEM("CERTIFICATE REQUEST", append(slices.Clip(block.Bytes), 0)), "csr: "},
 		"too large":          {good + strings.Repeat("\n", maxRequest), "csr: 16"},
 		"RSA of 1024 bits":   {csr(t, weak, x509.CertificateRequest{}), "csr: key: RSA of 1024 bits"},
 		"RSA of 2047 bits":   {rsaCSR(t, oddBits(2047), 65537), "csr: key: RSA of 2047 bits"},

@@ -76,9 +76,9 @@ func dial(t testing.TB, a *Authority, service securityapi.IstioCertificateServic
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		conn.Close()
+		err := conn.Close()
 		server.Stop()
-		if err := <-served; err != nil {
+		if err := errors.Join(err, <-served); err != nil {
 			t.Error(err)
 		}
 	})
@@ -309,7 +309,7 @@ func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
 		service := NewService(a, asSleep, ServiceOptions{})
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 		request := &securityapi.IstioCertificateRequest{Csr: csrFor(t)}
-		time.Sleep(DefaultRootTTL - time.Hour)
+		time.Sleep(DefaultRootTTL - time.Hour) //nolint:forbidigo // synctest
 		out, err := service.CreateCertificate(ctx, request)
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
 		if err := a.Ready(time.Now()); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(55 * time.Minute)
+		time.Sleep(55 * time.Minute) //nolint:forbidigo // synctest
 		if _, err := service.CreateCertificate(ctx, request); status.Code(err) != codes.Unavailable ||
 			status.Convert(err).Message() != "the signing certificate is not usable now" {
 			t.Errorf("%v, want Unavailable", err)
