@@ -12,9 +12,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +25,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	securityapi "istio.io/api/security/v1alpha1"
 
@@ -361,155 +358,6 @@ func TestCreateCertificateSurvivesPanics(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), `"panic":"parser"`) {
 		t.Errorf("logged %q", log.String())
-	}
-}
-
-// rawBytes sends and receives messages as they are on the wire.
-type rawBytes struct{}
-
-func (rawBytes) Name() string { return "proto" }
-
-func (rawBytes) Marshal(v any) ([]byte, error) {
-	if b, ok := v.([]byte); ok {
-		return b, nil
-	}
-	return nil, fmt.Errorf("%T", v)
-}
-
-func (rawBytes) Unmarshal(data []byte, v any) error {
-	p, ok := v.(*[]byte)
-	if !ok {
-		return fmt.Errorf("%T", v)
-	}
-	*p = bytes.Clone(data)
-	return nil
-}
-
-// TestIstioAgent replays what Istio's agent was recorded to send, byte for byte,
-// over TLS under the name that it expects.
-func TestIstioAgent(t *testing.T) {
-	text, err := os.ReadFile("testdata/istio-agent.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var recorded map[string]struct {
-		Method   string
-		Headers  map[string][]string
-		Request  []byte `json:"request_base64"`
-		Validity int64  `json:"validity_duration"`
-	}
-	if err := json.Unmarshal(text, &recorded); err != nil {
-		t.Fatal(err)
-	}
-	if len(recorded) != 3 {
-		t.Fatalf("%d recordings, want 3", len(recorded))
-	}
-	a, _ := open(t, time.Now(), Options{})
-	for name, r := range recorded {
-		t.Run(name, func(t *testing.T) {
-			conn := dial(t, a, NewService(a, asSleep, ServiceOptions{}), r.Headers[":authority"][0])
-			ctx := t.Context()
-			for header, values := range r.Headers {
-				if strings.HasPrefix(header, ":") || header == "content-type" || header == "user-agent" {
-					continue // the client's transport writes these
-				}
-				for _, value := range values {
-					ctx = metadata.AppendToOutgoingContext(ctx, header, value)
-				}
-			}
-			var answer []byte
-			if err := conn.Invoke(ctx, r.Method, r.Request, &answer, grpc.ForceCodec(rawBytes{})); err != nil {
-				t.Fatal(err)
-			}
-			var out securityapi.IstioCertificateResponse
-			if err := proto.Unmarshal(answer, &out); err != nil {
-				t.Fatal(err)
-			}
-			leaf := expectChain(t, out.CertChain, sleepID, time.Now())
-			if life := leaf.NotAfter.Sub(leaf.NotBefore); life != time.Duration(r.Validity)*time.Second+2*time.Minute {
-				t.Errorf("lives %v", life)
-			}
-		})
-	}
-}
-
-// TestReplaceWhileIssuing holds that an answer is always of one piece: the leaf
-// verifies by the roots that came with it, whichever issuer was in use.
-func TestReplaceWhileIssuing(t *testing.T) {
-	a, first := open(t, time.Now(), Options{})
-	_, second := open(t, time.Now(), Options{})
-	service := NewService(a, asSleep, ServiceOptions{})
-	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
-	request := &securityapi.IstioCertificateRequest{Csr: csrFor(t)}
-	stop := make(chan struct{})
-	var swapping, issuing sync.WaitGroup
-	swapping.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			next := first
-			if i%2 == 0 {
-				next = second
-			}
-			if changed, err := a.Replace(next); err != nil || !changed {
-				t.Errorf("Replace = %t, %v", changed, err)
-				return
-			}
-		}
-	})
-	serials := make(chan string, 400)
-	for range 4 {
-		issuing.Go(func() {
-			for range 50 {
-				out, err := service.CreateCertificate(ctx, request)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				serials <- expectChain(t, out.CertChain, sleepID, time.Now()).SerialNumber.String()
-				s, err := a.NewSecret(sleep, time.Now())
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				leaf := parseLeaf(t, string(s.Data[mesh.CertChain]))
-				expectLeaf(t, leaf, string(s.Data[mesh.CertRoot]), sleepID, nil, time.Now())
-				serials <- leaf.SerialNumber.String()
-			}
-		})
-	}
-	issuing.Wait()
-	close(stop)
-	swapping.Wait()
-	close(serials)
-	seen := map[string]bool{}
-	for serial := range serials {
-		if seen[serial] {
-			t.Errorf("serial %s twice", serial)
-		}
-		seen[serial] = true
-	}
-	if len(seen) != 400 {
-		t.Errorf("%d certificates, want 400", len(seen))
-	}
-}
-
-func TestReplaceKeepsTheIssuerOnError(t *testing.T) {
-	a, secret := open(t, time.Now(), Options{})
-	before := a.Bundle()
-	spoilt := secret.DeepCopy()
-	spoilt.Data[mesh.CAKeyKey] = nil
-	if _, err := a.Replace(spoilt); err == nil {
-		t.Error("took a Secret without key")
-	}
-	if !bytes.Equal(a.Bundle(), before) || a.Ready(time.Now()) != nil {
-		t.Error("the issuer is gone")
-	}
-	if changed, err := a.Replace(secret); changed || err != nil {
-		t.Errorf("the same Secret again: %t, %v", changed, err)
 	}
 }
 
