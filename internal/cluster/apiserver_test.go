@@ -162,7 +162,7 @@ func (l lab) finalize(t *testing.T, name string) {
 	}
 	within(t, 5*time.Second, func() error {
 		if _, err := l.admin.Client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("namespace %s: %v, want not found", name, err)
+			return fmt.Errorf("namespace %s: got %w, want not found", name, err)
 		}
 		return nil
 	})

@@ -119,7 +119,7 @@ func testConfigMaps(t *testing.T, l lab) {
 		}
 		holdsFor(t, time.Second, func() error {
 			if _, err := core.ConfigMaps("ending").Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%v, want not found", err)
+				return fmt.Errorf("got %w, want not found", err)
 			}
 			return nil
 		})

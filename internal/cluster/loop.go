@@ -34,6 +34,8 @@ const (
 	// twice lastPause and the next repair is immediate again.
 	firstPause = 500 * time.Millisecond
 	lastPause  = 30 * time.Second
+
+	forgetPauses = 10 * time.Minute // how often those that no longer matter are dropped
 )
 
 // key names an object; the namespace is empty for those that have none.
@@ -128,7 +130,7 @@ func (l *loop) run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil
 	}
-	wg.Go(func() { wait.UntilWithContext(ctx, func(context.Context) { l.pauses.GC() }, lastPause) })
+	wg.Go(func() { wait.UntilWithContext(ctx, func(context.Context) { l.pauses.GC() }, forgetPauses) })
 	for range l.workers {
 		wg.Go(func() {
 			for l.step(ctx) {

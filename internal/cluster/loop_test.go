@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,7 +27,7 @@ func TestLoopRetries(t *testing.T) {
 		stop := run(t, l.run)
 		l.queue.Add(bad)
 		l.queue.Add(good)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		stop()
 		if n := len(tries[good]); n < 3599 {
@@ -49,39 +48,34 @@ func TestLoopRetries(t *testing.T) {
 // write without end, and that after a truce the first repair is immediate again.
 func TestLoopPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const fight, truce = 10 * time.Minute, 5 * time.Minute
 		l := newLoop(1, nil)
-		k := key{Name: "contested"}
 		var repairs []time.Duration
 		start := time.Now()
-		fight := true
 		l.sync = func(_ context.Context, k key) (time.Duration, error) {
 			if pause := l.pause(k); pause > 0 {
 				return pause, nil
 			}
 			repairs = append(repairs, time.Since(start))
 			l.repaired(k)
-			if fight {
+			if time.Since(start) < fight {
 				l.queue.Add(k)
 			}
 			return 0, nil
 		}
 		stop := run(t, l.run)
+		k := key{Name: "contested"}
 		l.queue.Add(k)
-		time.Sleep(10 * time.Minute)
-		fight = false
-		synctest.Wait()
-		if n := len(repairs); repairs[0] != 0 || n < 20 || n > 30 {
-			t.Errorf("%d repairs in 10 minutes: %v", n, repairs)
-		}
-		time.Sleep(5 * time.Minute)
-		synctest.Wait()
-		repairs, start = nil, time.Now()
+		<-time.After(fight + truce)
 		l.queue.Add(k)
 		synctest.Wait()
-		if !slices.Equal(repairs, []time.Duration{0}) {
-			t.Errorf("after the truce: %v", repairs)
-		}
 		stop()
+		if n := len(repairs); repairs[0] != 0 || n < 20 || n > 30 {
+			t.Errorf("%d repairs in %v: %v", n, fight, repairs)
+		}
+		if last := repairs[len(repairs)-1]; last != fight+truce {
+			t.Errorf("the last repair was after %v, want one right after the truce", last)
+		}
 	})
 }
 
@@ -94,7 +88,7 @@ func TestLoopStops(t *testing.T) {
 		l.sync = func(ctx context.Context, _ key) (time.Duration, error) {
 			begun++
 			<-ctx.Done()
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			ended++
 			return 0, ctx.Err()
 		}
@@ -126,7 +120,7 @@ func TestLoopBounds(t *testing.T) {
 		stop := run(t, l.run)
 		l.queue.Add(key{Name: "hangs"})
 		l.queue.Add(key{Name: "next"})
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		stop()
 		if turn != syncTimeout {

@@ -13,8 +13,7 @@ func registered[C prometheus.Collector](r prometheus.Registerer, c C) (C, error)
 		return c, nil
 	}
 	err := r.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
 		if earlier, ok := already.ExistingCollector.(C); ok {
 			return earlier, nil
 		}

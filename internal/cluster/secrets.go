@@ -23,10 +23,6 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// foreignRecheck is how often a name that a foreign Secret takes is looked at
-// again: the watch does not show Secrets of other types.
-const foreignRecheck = time.Minute
-
 // SecretKeeper says which service accounts get a Secret and what is in it. The
 // functions are called by several workers at a time.
 type SecretKeeper struct {
@@ -202,73 +198,6 @@ func (s *secretLoop) next(renew, now time.Time) time.Duration {
 	return wait.Jitter(s.Resync*4/5, 0.25)
 }
 
-// change is what happens to a Secret; the strings are metric labels.
-type change string
-
-const (
-	none     change = ""
-	created  change = "created"
-	renewed  change = "renewed"
-	repaired change = "repaired"
-	removed  change = "removed"
-)
-
-// decision is what to do with one account's Secret.
-type decision struct {
-	change change
-	anew   bool      // the Secret has to be deleted first: it cannot be updated
-	why    error     // what was wrong with it
-	renew  time.Time // for none: when to look again; zero for a Secret that is not kept
-}
-
-// decide compares the Secret, nil where there is none, with what it should be. An
-// account without UID does not exist.
-func (k SecretKeeper) decide(account mesh.ServiceAccount, wanted bool, secret *corev1.Secret, now time.Time) decision {
-	if secret == nil {
-		if wanted {
-			return decision{change: created}
-		}
-		return decision{}
-	}
-	owner := ownerOf(secret)
-	switch {
-	case secret.DeletionTimestamp != nil:
-		return decision{} // its end is an event
-	case account.UID == "" || !wanted && owner != "" && owner != account.UID:
-		if secret.Labels[mesh.ManagedByLabel] != mesh.ManagedBy {
-			return decision{}
-		}
-		return decision{change: removed}
-	case !wanted:
-		return decision{}
-	case owner != "" && owner != account.UID:
-		// The garbage collector may have this Secret in hand, so it makes room.
-		return decision{change: repaired, anew: true, why: errors.New("made for an earlier account of the same name")}
-	}
-	anew := secret.Immutable != nil && *secret.Immutable
-	if owner == "" || secret.Labels[mesh.ManagedByLabel] != mesh.ManagedBy {
-		return decision{change: repaired, anew: anew, why: errors.New("owner or label missing")}
-	}
-	renew, err := k.Check(account, secret, now)
-	switch {
-	case err != nil:
-		return decision{change: repaired, anew: anew, why: err}
-	case !renew.After(now):
-		return decision{change: renewed, anew: anew}
-	}
-	return decision{renew: renew}
-}
-
-// ownerOf returns the UID of the service account that a Secret says it belongs to.
-func ownerOf(secret *corev1.Secret) string {
-	for _, owner := range secret.OwnerReferences {
-		if owner.APIVersion == "v1" && owner.Kind == "ServiceAccount" {
-			return string(owner.UID)
-		}
-	}
-	return ""
-}
-
 // do carries a decision out and returns when to look again.
 func (s *secretLoop) do(ctx context.Context, k key, account mesh.ServiceAccount, secret *corev1.Secret, do decision) (renew time.Time, err error) {
 	name := mesh.WorkloadSecret(k.Name)
@@ -397,69 +326,6 @@ func (s *secretLoop) confirmGone(ctx context.Context, k key, owner string) error
 	return apierrors.NewConflict(corev1.Resource("serviceaccounts"), k.Name, errors.New("exists, but the watch does not show it yet"))
 }
 
-// blockedBy reports whether a Secret of another type has the account's name, and
-// if so makes it known.
-func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount, name string) (bool, error) {
-	k := key{Namespace: account.Namespace, Name: account.Name}
-	live, err := s.api.Client.CoreV1().Secrets(account.Namespace).Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && live.Type == mesh.WorkloadSecretType {
-		s.setForeign(k, false)
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if s.setForeign(k, true) {
-		s.log.WarnContext(ctx, "secret not ours", "secret", k.Namespace+"/"+name, "type", live.Type)
-	}
-	return true, s.tell(ctx, account, live)
-}
-
-// tell writes an Event on the account, one for each foreign Secret as long as the
-// API server keeps Events.
-func (s *secretLoop) tell(ctx context.Context, account mesh.ServiceAccount, foreign *corev1.Secret) error {
-	now := metav1.Now()
-	_, err := s.api.Client.CoreV1().Events(account.Namespace).Create(ctx, &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: account.Namespace, Name: "foreign-secret." + string(foreign.UID)},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: "v1", Kind: "ServiceAccount", UID: types.UID(account.UID),
-			Namespace: account.Namespace, Name: account.Name,
-		},
-		Type:   corev1.EventTypeWarning,
-		Reason: "ForeignSecret",
-		Message: fmt.Sprintf("no certificate for this account: Secret %s has type %s, not %s; delete or rename it",
-			foreign.Name, foreign.Type, mesh.WorkloadSecretType),
-		Source:         corev1.EventSource{Component: mesh.CitadelFieldManager},
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
-	}
-	return err
-}
-
-func (s *secretLoop) isForeign(k key) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.foreign[k]
-}
-
-// setForeign reports whether that was news.
-func (s *secretLoop) setForeign(k key, foreign bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.foreign[k] == foreign {
-		return false
-	}
-	if foreign {
-		s.foreign[k] = true
-	} else {
-		delete(s.foreign, k)
-	}
-	s.blocked.Set(float64(len(s.foreign)))
-	return true
-}
-
 func (s *secretLoop) report(ctx context.Context, account mesh.ServiceAccount, do decision, renew time.Time) {
 	s.changes.WithLabelValues(string(do.change)).Inc()
 	attrs := []any{"account", account.String(), "change", string(do.change)}
@@ -470,9 +336,4 @@ func (s *secretLoop) report(ctx context.Context, account mesh.ServiceAccount, do
 		attrs = append(attrs, "renew", renew.UTC())
 	}
 	s.log.InfoContext(ctx, "kept secret", attrs...)
-}
-
-// terminating reports whether nothing new may live in a namespace.
-func terminating(ns *corev1.Namespace) bool {
-	return ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -71,7 +72,7 @@ func (p permanent) Unwrap() error { return p.error }
 
 // transient reports whether the same steps may succeed a little later.
 func transient(err error) bool {
-	if _, ok := err.(permanent); ok {
+	if _, ok := errors.AsType[permanent](err); ok {
 		return false
 	}
 	if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {

@@ -94,6 +94,20 @@ func testTokens(t *testing.T, l lab) {
 	refused("deleted pod", fresh)
 }
 
+func TestRedact(t *testing.T) {
+	for _, c := range []struct{ text, token, want string }{
+		{"bad token abc", "abc", "bad token [token]"},
+		{"header aaaaaaaa is odd", "aaaaaaaa.bbbbbbbb.cc", "header [token] is odd"},
+		{"aaaaaaaa.bbbbbbbb.cc", "aaaaaaaa.bbbbbbbb.cc", "[token]"},
+		{"nothing of it", "aaaaaaaa.bbbbbbbb.cc", "nothing of it"},
+		{"an a is no secret", "a.b.c", "an a is no secret"},
+	} {
+		if got := redact(c.text, c.token); got != c.want {
+			t.Errorf("%q without %q: %q", c.text, c.token, got)
+		}
+	}
+}
+
 // TestReview plays an API server that answers as the real one does only on bad days.
 func TestReview(t *testing.T) {
 	const token = "aaaaaaaaaaaa.bbbbbbbbbbbb.cccccccccccc"
@@ -112,9 +126,11 @@ func TestReview(t *testing.T) {
 			s := ok()
 			change(&s)
 			w.Header().Set("Content-Type", "application/json")
-			json.NewEncoder(w).Encode(&authenticationv1.TokenReview{
+			if err := json.NewEncoder(w).Encode(&authenticationv1.TokenReview{
 				TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview"}, Status: s,
-			})
+			}); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	fails := func(code int) http.HandlerFunc {
@@ -146,7 +162,7 @@ func TestReview(t *testing.T) {
 		"403 to us":          {fails(http.StatusForbidden), ErrUnavailable},
 		"not JSON":           {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, ErrUnavailable},
 		"hangs": {func(_ http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body) // only then does the server notice that the client leaves
+			_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client leaves
 			<-r.Context().Done()
 		}, ErrUnavailable},
 	} {

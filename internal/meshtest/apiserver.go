@@ -50,33 +50,35 @@ func APIServer(t testing.TB, command string) (kubeconfig string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	ready := make(chan struct{})
-	go func() { // ends with the process, for which Cleanup waits
+	ready, gone := make(chan struct{}), make(chan struct{})
+	var failed error // once gone is closed
+	go func() {      // ends with the process, for which Cleanup waits
 		if line, _ := bufio.NewReader(stdout).ReadString('\n'); line != "" {
 			close(ready)
 		}
-		io.Copy(io.Discard, stdout)
-		ended <- cmd.Wait()
+		_, _ = io.Copy(io.Discard, stdout)
+		failed = cmd.Wait()
+		close(gone)
 	}()
 	t.Cleanup(func() {
 		if err := cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
 			return
 		}
 		select {
-		case <-ended:
+		case <-gone:
 		case <-time.After(stopTimeout):
-			cmd.Process.Kill()
-			<-ended
+			if err := cmd.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+			<-gone
 		}
 	})
 	select {
 	case <-ready:
-	case err := <-ended:
-		ended <- err
-		without("no API server to test with: %s apiserver: %v\n%s", command, err, &stderr)
+	case <-gone:
+		without("no API server to test with: %s apiserver: %v\n%s", command, failed, &stderr)
 	case <-time.After(startTimeout):
-		t.Fatalf("%s apiserver: not ready after %v", command, startTimeout)
+		without("no API server to test with: %s apiserver: not ready after %v", command, startTimeout)
 	}
 	return filepath.Join(dir, "kubeconfig")
 }

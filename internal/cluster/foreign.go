@@ -1,0 +1,81 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// foreignRecheck is how often a name that a foreign Secret takes is looked at
+// again: the watch does not show Secrets of other types.
+const foreignRecheck = time.Minute
+
+// blockedBy reports whether a Secret of another type has the account's name, and
+// if so makes it known.
+func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount, name string) (bool, error) {
+	k := key{Namespace: account.Namespace, Name: account.Name}
+	live, err := s.api.Client.CoreV1().Secrets(account.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && live.Type == mesh.WorkloadSecretType {
+		s.setForeign(k, false)
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if s.setForeign(k, true) {
+		s.log.WarnContext(ctx, "secret not ours", "secret", k.Namespace+"/"+name, "type", live.Type)
+	}
+	return true, s.tell(ctx, account, live)
+}
+
+// tell writes an Event on the account, one for each foreign Secret as long as the
+// API server keeps Events.
+func (s *secretLoop) tell(ctx context.Context, account mesh.ServiceAccount, foreign *corev1.Secret) error {
+	now := metav1.Now()
+	_, err := s.api.Client.CoreV1().Events(account.Namespace).Create(ctx, &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: account.Namespace, Name: "foreign-secret." + string(foreign.UID)},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: "v1", Kind: "ServiceAccount", UID: types.UID(account.UID),
+			Namespace: account.Namespace, Name: account.Name,
+		},
+		Type:   corev1.EventTypeWarning,
+		Reason: "ForeignSecret",
+		Message: fmt.Sprintf("no certificate for this account: Secret %s has type %s, not %s; delete or rename it",
+			foreign.Name, foreign.Type, mesh.WorkloadSecretType),
+		Source:         corev1.EventSource{Component: mesh.CitadelFieldManager},
+		FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
+	return err
+}
+
+func (s *secretLoop) isForeign(k key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.foreign[k]
+}
+
+// setForeign reports whether that was news.
+func (s *secretLoop) setForeign(k key, foreign bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.foreign[k] == foreign {
+		return false
+	}
+	if foreign {
+		s.foreign[k] = true
+	} else {
+		delete(s.foreign, k)
+	}
+	s.blocked.Set(float64(len(s.foreign)))
+	return true
+}
