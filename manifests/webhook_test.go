@@ -46,7 +46,7 @@ func TestWebhookEntries(t *testing.T) {
 			SideEffects:             new(admissionv1.SideEffectClassNone),
 			FailurePolicy:           new(admissionv1.Fail),
 			MatchPolicy:             new(admissionv1.Equivalent),
-			ReinvocationPolicy:      new(admissionv1.IfNeededReinvocationPolicy),
+			ReinvocationPolicy:      new(admissionv1.NeverReinvocationPolicy),
 			TimeoutSeconds:          new(int32(10)),
 		}
 		if diff := cmp.Diff(want, entry); diff != "" {

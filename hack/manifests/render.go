@@ -130,7 +130,7 @@ func (in input) kustomization() ([]byte, error) {
 // installer, which would claim them for somebody else.
 func selectCRDs(stream []byte) ([]byte, error) {
 	found := map[string][]byte{}
-	for _, doc := range bytes.Split(stream, []byte("\n---\n")) {
+	for doc := range bytes.SplitSeq(stream, []byte("\n---\n")) {
 		var crd map[string]any
 		if err := yaml.Unmarshal(doc, &crd); err != nil {
 			return nil, err

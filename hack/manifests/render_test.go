@@ -109,7 +109,7 @@ func TestCRDsAreOursAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	for _, doc := range strings.Split(string(out), "---\n")[1:] {
+	for doc := range strings.SplitSeq(string(out), "---\n")[1:] {
 		var crd struct {
 			Metadata struct {
 				Name                string
@@ -164,7 +164,7 @@ func TestKustomize(t *testing.T) {
 			t.Errorf("the image of %s is not rewritten", image)
 		}
 	}
-	for _, doc := range strings.Split(string(out), "\n---\n") {
+	for doc := range strings.SplitSeq(string(out), "\n---\n") {
 		var o struct {
 			Kind     string
 			Metadata struct {

@@ -21,10 +21,10 @@ const captureTable = "garrison"
 // Capture says which IPv4 TCP connections of a network namespace go through the
 // proxy: those that arrive from outside to InboundPort, those that leave to
 // OutboundPort. Loopback is left alone, so containers of a pod talk to each other
-// directly, and so does everything that the proxy's user or group sends, or the
-// proxy would feed itself.
+// directly, and so is everything that the proxy's user sends, or the proxy would
+// feed itself. Its group is no exemption: any container may ask for a group.
 type Capture struct {
-	ProxyUID       uint32 // user and group of the proxy
+	ProxyUID       uint32 // user of the proxy
 	InboundPort    uint16
 	OutboundPort   uint16
 	ExcludeInbound []uint16 // ports that stay reachable without the proxy
@@ -88,9 +88,9 @@ func (c Capture) Install(ctx context.Context, log *slog.Logger) error {
 
 // chains is the whole of the rules, as a pure function.
 func (c Capture) chains() []chain {
-	inbound := []rule{join(in("lo"), verdict("return", expr.VerdictReturn))}
+	inbound := []rule{join(in("lo"), pass())}
 	for _, port := range c.ExcludeInbound {
-		inbound = append(inbound, join(tcp(), to(port), verdict("return", expr.VerdictReturn)))
+		inbound = append(inbound, join(tcp(), to(port), pass()))
 	}
 	inbound = append(inbound, join(tcp(), redirect(c.InboundPort)))
 	return []chain{
@@ -101,7 +101,7 @@ func (c Capture) chains() []chain {
 			name: "refuse", kind: nftables.ChainTypeFilter,
 			hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityMangle,
 			rules: []rule{
-				join(in("lo"), verdict("return", expr.VerdictReturn)),
+				join(in("lo"), pass()),
 				join(tcp(), to(c.InboundPort), reset()),
 				join(tcp(), to(c.OutboundPort), reset()),
 			},
@@ -115,9 +115,8 @@ func (c Capture) chains() []chain {
 			name: "outbound", kind: nftables.ChainTypeNAT,
 			hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityNATDest,
 			rules: []rule{
-				join(out("lo"), verdict("return", expr.VerdictReturn)),
-				join(user(c.ProxyUID), verdict("return", expr.VerdictReturn)),
-				join(group(c.ProxyUID), verdict("return", expr.VerdictReturn)),
+				join(out("lo"), pass()),
+				join(user(c.ProxyUID), pass()),
 				join(tcp(), redirect(c.OutboundPort)),
 			},
 		},
@@ -187,10 +186,6 @@ func user(uid uint32) rule {
 	return rule{fmt.Sprintf("meta skuid %d", uid), equal(expr.MetaKeySKUID, binaryutil.NativeEndian.PutUint32(uid))}
 }
 
-func group(gid uint32) rule {
-	return rule{fmt.Sprintf("meta skgid %d", gid), equal(expr.MetaKeySKGID, binaryutil.NativeEndian.PutUint32(gid))}
-}
-
 func tcp() rule {
 	return rule{"meta l4proto tcp", equal(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_TCP})}
 }
@@ -210,8 +205,8 @@ func equal(key expr.MetaKey, value []byte) []expr.Any {
 	}
 }
 
-func verdict(text string, kind expr.VerdictKind) rule {
-	return rule{text, []expr.Any{&expr.Verdict{Kind: kind}}}
+func pass() rule {
+	return rule{"return", []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}}
 }
 
 func redirect(port uint16) rule {

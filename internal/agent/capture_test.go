@@ -74,7 +74,7 @@ func TestCapture(t *testing.T) {
 		{"root's too", hosts.pod, root, neighbour + "9090", "port 15001"},
 		{"and what goes to others' proxies", hosts.pod, app, neighbour + "15006", "port 15001"},
 		{"the proxy's user is exempt", hosts.pod, person{1337, 1000}, neighbour + "9090", "port 9090"},
-		{"the proxy's group is exempt", hosts.pod, person{1000, 1337}, neighbour + "9090", "port 9090"},
+		{"the proxy's group is no exemption", hosts.pod, person{1000, 1337}, neighbour + "9090", "port 15001"},
 		{"loopback is left alone", hosts.pod, app, "127.0.0.1:8080", "port 8080"},
 		{"and the pod's own address", hosts.pod, app, pod + "8080", "port 8080"},
 		{"for the proxy too", hosts.pod, person{1337, 1337}, pod + "8080", "port 8080"},

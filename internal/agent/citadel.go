@@ -54,7 +54,7 @@ func (c Citadel) Fetch(ctx context.Context, id identity.ID) (*Certificate, error
 	if err != nil {
 		return nil, fmt.Errorf("CA %s: %w", c.Addr, err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing is written after the answer
+	defer conn.Close()
 	answer, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx,
 		&securityapi.IstioCertificateRequest{Csr: string(req.csr), ValidityDuration: int64(c.Lifetime / time.Second)})
 	if err != nil {

@@ -89,10 +89,10 @@ func (e Envoy) stop(ctx context.Context, p *os.Process, ended <-chan error, drai
 	timer := time.NewTimer(cmp.Or(e.Kill, 5*time.Second))
 	defer timer.Stop()
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // it ended because we said so
 	case <-timer.C:
 		_ = p.Kill()
-		<-ended
+		<-ended //nolint:errcheck // likewise
 	}
 }
 
@@ -160,7 +160,7 @@ func (e Envoy) ask(ctx context.Context, method, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 	if err != nil {
 		return "", err

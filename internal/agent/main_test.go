@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	case errors.As(err, &envoy):
 		os.Exit(envoy.Code)
 	case err != nil:
-		os.Stderr.WriteString(err.Error() + "\n") //nolint:errcheck // nobody left to tell
+		os.Stderr.WriteString(err.Error() + "\n")
 		os.Exit(1)
 	}
 }

@@ -108,7 +108,7 @@ func askHTTP(ctx context.Context, target string, probe *httpProbe, agent string)
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	if _, err := io.CopyN(io.Discard, resp.Body, maxProbeBody); err != nil && !errors.Is(err, io.EOF) {
 		return 0, err
 	}

@@ -66,7 +66,7 @@ func TestKeepsTheOldCertificateUntilThereIsAnother(t *testing.T) {
 			}
 			return nil
 		}, discardLog())
-		go r.Run(t.Context()) //nolint:errcheck // ends with the test
+		go r.Run(t.Context())
 		<-r.first
 		first := r.held.Load()
 
@@ -131,7 +131,7 @@ func TestAdoptedCertificateIsRenewedNotFetched(t *testing.T) {
 			return ca.certificate(id, 24*time.Hour), nil
 		}, keepNothing, discardLog())
 		r.adopt(ca.certificate(id, 2*time.Hour))
-		go r.Run(t.Context()) //nolint:errcheck // ends with the test
+		go r.Run(t.Context())
 		<-r.first
 		time.Sleep(50 * time.Minute)
 		if fetches.Load() != 0 {

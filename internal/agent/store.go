@@ -29,7 +29,7 @@ func (s store) write(c *Certificate) error {
 		return err
 	}
 	if err := s.fill(set, c); err != nil {
-		os.RemoveAll(set) //nolint:errcheck // the first error is the one to tell
+		os.RemoveAll(set)
 		return err
 	}
 	return s.sweep(filepath.Base(set))

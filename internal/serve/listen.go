@@ -117,6 +117,6 @@ func serveUntil(ctx context.Context, linger time.Duration, serve, stop func() er
 		}
 	}
 	err := stop()
-	<-served // http.ErrServerClosed or nil: it ended because we said so
+	<-served //nolint:errcheck // http.ErrServerClosed or nil: it ended because we said so
 	return err
 }

@@ -8,6 +8,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -32,7 +33,7 @@ func All(ctx context.Context, parts Parts) error {
 		})
 	}
 	wg.Wait()
-	if cause := context.Cause(inner); cause != context.Cause(ctx) {
+	if cause := context.Cause(inner); !errors.Is(cause, context.Cause(ctx)) {
 		return cause
 	}
 	return nil

@@ -199,6 +199,26 @@ func TestNoHiddenInputs(t *testing.T) {
 	}
 }
 
+// TestTestsDoNotSleep holds that a test waits for the thing itself: only in the fake
+// time of synctest does sleeping cost nothing and prove something.
+func TestTestsDoNotSleep(t *testing.T) {
+	for _, p := range list(t) {
+		names, err := filepath.Glob(filepath.Join(p.Dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			src, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(src, []byte("\ttime."+"Sleep(")) && !bytes.Contains(src, []byte(`"testing/synctest"`)) {
+				t.Errorf("%s sleeps outside synctest", strings.TrimPrefix(name, root(t)+"/"))
+			}
+		}
+	}
+}
+
 func TestMainsAreThin(t *testing.T) {
 	mains, err := filepath.Glob(filepath.Join(root(t), "cmd", "*", "main.go"))
 	if err != nil || len(mains) == 0 {

@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // logs in the folder of temporary files
+	defer os.RemoveAll(dir)
 
 	fmt.Fprintf(out, "# %s %s/%s, %d CPUs%s, %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(),
 		time.Now().UTC().Format(time.RFC3339))
@@ -91,7 +91,7 @@ func runServer(ctx context.Context, args []string, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // ends with standard input, or with the process
-		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // either way it is over
+		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
 	profile := ""

@@ -234,5 +234,6 @@ func owned(spec corev1.PodSpec) *metav1.FieldsV1 {
 		list("initContainers", spec.InitContainers)
 	}
 	b.WriteString(`"f:restartPolicy":{}}}`)
-	return &metav1.FieldsV1{Raw: b.Bytes()}
+	fields := metav1.NewFieldsV1(b.String())
+	return fields
 }

@@ -46,8 +46,8 @@ func TestReviewBodyIsAReviewOfItsOwn(t *testing.T) {
 		if err := json.Unmarshal(got.Request.Object.Raw, &pod); err != nil {
 			t.Errorf("%s: %v", r.name, err)
 		}
-		if !json.Valid(pod.ManagedFields[0].FieldsV1.Raw) {
-			t.Errorf("%s: managed fields are no JSON: %s", r.name, pod.ManagedFields[0].FieldsV1.Raw)
+		if !json.Valid(pod.ManagedFields[0].FieldsV1.GetRawBytes()) {
+			t.Errorf("%s: managed fields are no JSON: %s", r.name, pod.ManagedFields[0].FieldsV1.GetRawBytes())
 		}
 	}
 }

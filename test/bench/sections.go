@@ -155,7 +155,7 @@ func (b bench) ca(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		defer a.close() //nolint:errcheck // all is measured by then
+		defer a.close()
 		if err := a.verify(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.role, err)
 		}

@@ -43,7 +43,7 @@ func startServer(ctx context.Context, role, dir, profile string) (*server, error
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // the process writes to it, we do not
+	defer file.Close()
 	s.cmd.Stderr = file
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

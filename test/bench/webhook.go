@@ -66,7 +66,7 @@ func (w *webhook) post(ctx context.Context, request, answer *bytes.Buffer) error
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	answer.Reset()
 	if _, err := io.Copy(answer, resp.Body); err != nil {
 		return err

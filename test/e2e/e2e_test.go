@@ -12,7 +12,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, params(t, "testdata/scripts"))
 }
 
-// TestDisruptive runs its scripts in the order of their names, each alone.
+// TestDisruptive runs its scripts in the order of their names, each alone. The first
+// that fails is the last: it may have left the cluster without a server.
 func TestDisruptive(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/disruptive/*.txtar")
 	if err != nil || len(scripts) == 0 {
@@ -24,6 +25,9 @@ func TestDisruptive(t *testing.T) {
 			p.Files = []string{script}
 			testscript.Run(t, p)
 		})
+		if t.Failed() {
+			break
+		}
 	}
 }
 
