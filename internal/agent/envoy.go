@@ -92,7 +92,7 @@ func (e Envoy) stop(ctx context.Context, p *os.Process, ended <-chan error, drai
 	case <-ended: //nolint:errcheck // it ended because we said so
 	case <-timer.C:
 		_ = p.Kill()
-		<-ended //nolint:errcheck // likewise
+		<-ended //nolint:errcheck // it ended because we said so
 	}
 }
 
@@ -111,7 +111,7 @@ func (e Envoy) drain(ctx context.Context, ended <-chan error, limit time.Duratio
 			return false
 		}
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // it ended because we said so
 			return true
 		case <-ctx.Done():
 			return false

@@ -306,7 +306,7 @@ func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
 		service := NewService(a, asSleep, ServiceOptions{})
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 		request := &securityapi.IstioCertificateRequest{Csr: csrFor(t)}
-		time.Sleep(DefaultRootTTL - time.Hour) //nolint:forbidigo // synctest
+		time.Sleep(DefaultRootTTL - time.Hour)
 		out, err := service.CreateCertificate(ctx, request)
 		if err != nil {
 			t.Fatal(err)
@@ -318,7 +318,7 @@ func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
 		if err := a.Ready(time.Now()); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(55 * time.Minute) //nolint:forbidigo // synctest
+		time.Sleep(55 * time.Minute)
 		if _, err := service.CreateCertificate(ctx, request); status.Code(err) != codes.Unavailable ||
 			status.Convert(err).Message() != "the signing certificate is not usable now" {
 			t.Errorf("%v, want Unavailable", err)
