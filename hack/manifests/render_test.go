@@ -109,7 +109,7 @@ func TestCRDsAreOursAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	for doc := range strings.Split(string(out), "---\n")[1:] {
+	for _, doc := range strings.Split(string(out), "---\n")[1:] {
 		var crd struct {
 			Metadata struct {
 				Name                string
