@@ -33,7 +33,7 @@ func TestReplaceWhileIssuing(t *testing.T) {
 			if i%2 == 0 {
 				next = second
 			}
-			if changed, err := a.Replace(next); err != nil || !changed {
+			if changed, err := a.Replace(next, time.Now()); err != nil || !changed {
 				t.Errorf("Replace = %t, %v", changed, err)
 				return
 			}
@@ -81,13 +81,30 @@ func TestReplaceKeepsTheIssuerOnError(t *testing.T) {
 	before := a.Bundle()
 	spoilt := secret.DeepCopy()
 	spoilt.Data[mesh.CAKeyKey] = nil
-	if _, err := a.Replace(spoilt); err == nil {
+	if _, err := a.Replace(spoilt, time.Now()); err == nil {
 		t.Error("took a Secret without key")
 	}
 	if !bytes.Equal(a.Bundle(), before) || a.Ready(time.Now()) != nil {
 		t.Error("the issuer is gone")
 	}
-	if changed, err := a.Replace(secret); changed || err != nil {
+	if changed, err := a.Replace(secret, time.Now()); changed || err != nil {
 		t.Errorf("the same Secret again: %t, %v", changed, err)
+	}
+}
+
+// An issuer that cannot sign now does not take the place of one that can. Where
+// none can, the Secret is followed all the same.
+func TestReplaceTakesNoExpiredIssuer(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	before := a.Bundle()
+	_, later := open(t, noon.Add(48*time.Hour), Options{})
+	_, err := a.Replace(later, noon)
+	wantError(t, err, "not valid before")
+	if !bytes.Equal(a.Bundle(), before) || a.Ready(noon) != nil {
+		t.Error("the issuer is gone")
+	}
+	ended := noon.Add(DefaultRootTTL + time.Hour)
+	if changed, err := a.Replace(later, ended); !changed || err != nil {
+		t.Errorf("after the end of the first: %t, %v", changed, err)
 	}
 }

@@ -120,6 +120,12 @@ func TestCheckSecretRefuses(t *testing.T) {
 		"certificate with DNS names": {func(s *corev1.Secret) {
 			s.Data = newSecret(t, a, citadel, noon).Data
 		}, "URIs"},
+		"one certificate more": {func(s *corev1.Secret) {
+			s.Data["cert-chain.pem"] = append(s.Data["cert-chain.pem"], other.Bundle()...)
+		}, "more than its certificate"},
+		"comment before the certificate": {func(s *corev1.Secret) {
+			s.Data["cert-chain.pem"] = append([]byte("mine\n"), s.Data["cert-chain.pem"]...)
+		}, "more than its certificate"},
 		"no owner":                 {func(s *corev1.Secret) { s.OwnerReferences = nil }, "not owned"},
 		"owner of an earlier life": {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "old" }, "not owned"},
 	}
@@ -186,6 +192,17 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// The shortest lifetime that may be set must leave time between making a Secret
+// and renewing it.
+func TestRenewalOfBriefSecrets(t *testing.T) {
+	a, _ := open(t, noon, Options{SecretTTL: time.Minute})
+	now := noon.Add(time.Hour)
+	renew, err := a.CheckSecret(sleep, newSecret(t, a, sleep, now), now)
+	if err != nil || !renew.After(now.Add(25*time.Second)) || !renew.Before(now.Add(35*time.Second)) {
+		t.Errorf("made at %v, to be renewed at %v, %v; want half a minute later", now, renew, err)
+	}
+}
+
 func TestInScope(t *testing.T) {
 	ns := func(name string, labels ...string) *corev1.Namespace {
 		n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
@@ -207,12 +224,15 @@ func TestInScope(t *testing.T) {
 		{ns("istio-system", "istio-injection", "disabled"), true},
 		{ns("kube-system"), false},
 	} {
-		if got := InScope(false)(c.ns); got != c.want {
+		if got := InScope("istio-system", false)(c.ns); got != c.want {
 			t.Errorf("%s: %t, want %t", c.ns.Name, got, c.want)
 		}
-		if !InScope(true)(c.ns) {
+		if !InScope("istio-system", true)(c.ns) {
 			t.Errorf("%s: not in a scope of all", c.ns.Name)
 		}
+	}
+	if elsewhere := InScope("mesh", false); !elsewhere(ns("mesh")) || elsewhere(ns("istio-system")) {
+		t.Error("the servers' namespace is the one that was named")
 	}
 }
 
