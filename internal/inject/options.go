@@ -3,6 +3,7 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"regexp"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -84,8 +85,16 @@ func parseBool(value string) (bool, error) {
 	return false, errors.New("neither true nor false")
 }
 
+// quantityForm bounds what is handed to the parser, which works exponents out
+// digit by digit: comparing 1e2147483647 with anything takes minutes and gigabytes.
+var quantityForm = regexp.MustCompile(`^[-+]?[0-9.]{1,32}([eE][-+]?[0-9]{1,2}|[a-zA-Z]{0,2})$`)
+
 func parseQuantity(value string) (resource.Quantity, error) {
-	q, err := resource.ParseQuantity(value)
+	var q resource.Quantity
+	err := resource.ErrFormatWrong
+	if quantityForm.MatchString(value) {
+		q, err = resource.ParseQuantity(value)
+	}
 	if err != nil {
 		return q, errors.New("not a quantity, such as 100m or 128Mi")
 	}

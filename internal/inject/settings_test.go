@@ -37,6 +37,23 @@ func TestVocabulary(t *testing.T) {
 	}
 }
 
+// TestQuantitiesTakeNoTime: the Kubernetes parser alone needs minutes and
+// gigabytes for what is refused here.
+func TestQuantitiesTakeNoTime(t *testing.T) {
+	for _, value := range []string{
+		"1e1000000000", "1e-1000000000", "1E+999999999", "1e100", strings.Repeat("9", 1<<20), "0." + strings.Repeat("1", 1<<20), "", "e9", "1e", "1KiB", "1 Gi",
+	} {
+		if q, err := parseQuantity(value); err == nil {
+			t.Errorf("%.20q is taken for %s", value, q.String())
+		}
+	}
+	for _, value := range []string{"100m", "2", "1.5", "128Mi", "1e3", "1E3", "1E", "+1", ".5", "5.", "100n", "1e-3"} {
+		if _, err := parseQuantity(value); err != nil {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}
+
 func TestNewSettingsReportsEveryMistake(t *testing.T) {
 	_, err := NewSettings(Options{
 		Image: "a b", PullPolicy: "Sometimes", CAAddress: "ca.example.com", Revision: "-", CPU: "lots", Memory: "0",
