@@ -50,7 +50,7 @@ func replaceAuthority(authority *ca.Authority, log *slog.Logger) func(*corev1.Se
 			log.Error("CA Secret is gone; signing goes on with the one read before")
 			return
 		}
-		changed, err := authority.Replace(secret)
+		changed, err := authority.Replace(secret, time.Now())
 		if err != nil {
 			log.Error("CA Secret is spoilt; signing goes on with the one read before", "err", err)
 			return
@@ -81,7 +81,7 @@ func lead(api *cluster.API, authority *ca.Authority, s settings, log *slog.Logge
 	lease := cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
 	parts := serve.Parts{
 		"secrets": api.KeepSecrets(cluster.SecretKeeper{
-			InScope: ca.InScope(s.allNamespaces),
+			InScope: ca.InScope(s.namespace, s.allNamespaces),
 			Check:   authority.CheckSecret,
 			Make:    authority.NewSecret,
 			Log:     log,

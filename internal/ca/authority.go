@@ -27,22 +27,28 @@ func Open(secret *corev1.Secret, o Options) (*Authority, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Authority{options: o.withDefaults()}
-	if _, err := a.Replace(secret); err != nil {
+	first, err := readIssuer(secret)
+	if err != nil {
 		return nil, err
 	}
+	a := &Authority{options: o.withDefaults()}
+	a.current.Store(first)
 	return a, nil
 }
 
 // Replace signs with the issuer in secret from the next request on, and reports
-// whether it differs from the one before. On error that one stays in use.
-func (a *Authority) Replace(secret *corev1.Secret) (changed bool, err error) {
+// whether it differs from the one before. On error that one stays in use; it is an
+// error, too, to replace an issuer that can sign now by one that cannot.
+func (a *Authority) Replace(secret *corev1.Secret, now time.Time) (changed bool, err error) {
 	next, err := readIssuer(secret)
 	if err != nil {
+		return false, err
+	}
+	if err := next.usable(now, a.options.DefaultTTL); err != nil && a.Ready(now) == nil {
 		return false, fmt.Errorf("secret %s/%s: %w", secret.Namespace, secret.Name, err)
 	}
 	last := a.current.Swap(next)
-	return last == nil || !last.cert.Equal(next.cert) || !bytes.Equal(last.bundle, next.bundle), nil
+	return !last.cert.Equal(next.cert) || !bytes.Equal(last.bundle, next.bundle), nil
 }
 
 // Bundle returns the roots that certificates of this mesh verify by, in PEM.
@@ -67,7 +73,12 @@ func (a *Authority) Expiry() (signer, root time.Time) {
 
 // readIssuer reads the CA Secret. Older Secrets leave root-cert.pem empty: then
 // the signing certificate is the root.
-func readIssuer(secret *corev1.Secret) (*issuer, error) {
+func readIssuer(secret *corev1.Secret) (i *issuer, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("secret %s/%s: %w", secret.Namespace, secret.Name, err)
+		}
+	}()
 	certs, err := parseCertificates(secret.Data[mesh.CACertKey])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", mesh.CACertKey, err)

@@ -8,10 +8,10 @@ import (
 )
 
 // InScope tells the namespaces whose service accounts get Secrets: those that
-// injection is on for, the servers' own, or all of them.
-func InScope(all bool) func(*corev1.Namespace) bool {
+// injection is on for and system, which is the servers' own, or all of them.
+func InScope(system string, all bool) func(*corev1.Namespace) bool {
 	return func(ns *corev1.Namespace) bool {
-		if all || ns.Name == mesh.SystemNamespace {
+		if all || ns.Name == system {
 			return true
 		}
 		switch ns.Labels[mesh.InjectionLabel] {

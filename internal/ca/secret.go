@@ -91,6 +91,9 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 	if err := current.vouches(pair.Leaf, n, now); err != nil {
 		return time.Time{}, fmt.Errorf("%s: %w", mesh.CertChain, err)
 	}
+	if !bytes.Equal(secret.Data[mesh.CertChain], encodeCertificate(pair.Leaf)) {
+		return time.Time{}, fmt.Errorf("%s: holds more than its certificate", mesh.CertChain)
+	}
 	return renewal(pair.Leaf, account), nil
 }
 
@@ -106,16 +109,14 @@ func (i *issuer) vouches(leaf *x509.Certificate, n names, now time.Time) error {
 	if err := n.check(leaf); err != nil {
 		return err
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	for _, root := range i.roots {
 		roots.AddCert(root)
 	}
-	intermediates.AddCert(i.cert)
 	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         roots,
-		Intermediates: intermediates,
-		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots:       roots,
+		CurrentTime: now,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	return err
 }
@@ -132,12 +133,14 @@ func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
 }
 
 // renewal returns half-life, give or take a tenth of it: always the same for one
-// account, but spread over accounts whose certificates were made together.
+// account, but spread over accounts whose certificates were made together. Life
+// begins when the certificate was made, which for brief ones is long after NotBefore.
 func renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
 	h := sha256.Sum256([]byte(account.UID))
 	spread := float64(binary.BigEndian.Uint32(h[:]))/(1<<31) - 1 // -1 to 1
-	half := leaf.NotAfter.Sub(leaf.NotBefore) / 2
-	return leaf.NotBefore.Add(half + time.Duration(spread*float64(half/10)))
+	made := leaf.NotBefore.Add(skew)
+	half := leaf.NotAfter.Sub(made) / 2
+	return made.Add(half + time.Duration(spread*float64(half/10)))
 }
 
 // namesOf returns what an account's Secret certifies. Only the accounts of the
