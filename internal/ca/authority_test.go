@@ -103,8 +103,8 @@ func TestReplaceTakesNoExpiredIssuer(t *testing.T) {
 	if !bytes.Equal(a.Bundle(), before) || a.Ready(noon) != nil {
 		t.Error("the issuer is gone")
 	}
-	ended := noon.Add(DefaultRootTTL + time.Hour)
+	ended := noon.Add(DefaultRootTTL + 72*time.Hour)
 	if changed, err := a.Replace(later, ended); !changed || err != nil {
-		t.Errorf("after the end of the first: %t, %v", changed, err)
+		t.Errorf("after the end of both: %t, %v", changed, err)
 	}
 }
