@@ -28,6 +28,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"leaf":       leaf,
 	"forge":      forge,
 	"steadily":   steadily,
+	"rights":     rights,
 }
 
 // kubectl runs kubectl for a command and returns its standard output.

@@ -12,10 +12,16 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, params(t, "testdata/scripts"))
 }
 
-// TestDisruptive runs its scripts in the order of their names, each alone. The first
-// that fails is the last: it may have left the cluster without a server.
+// TestDisruptive takes servers away, and at last all of Garrison.
 func TestDisruptive(t *testing.T) {
-	scripts, err := filepath.Glob("testdata/disruptive/*.txtar")
+	inOrder(t, "testdata/disruptive")
+}
+
+// inOrder runs the scripts of dir in the order of their names, each alone. The first
+// that fails is the last: it may have left the cluster without a server.
+func inOrder(t *testing.T, dir string) {
+	t.Helper()
+	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
@@ -48,6 +54,7 @@ func params(t *testing.T, dir string) testscript.Params {
 		Cmds:               commands,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KUBECONFIG", kubeconfig)
+			env.Setenv("CLUSTER", filepath.Base(filepath.Dir(kubeconfig))) // as the lab names it
 			env.Setenv("HOME", os.Getenv("HOME"))
 			env.Setenv("APPS", abs("testdata/apps"))
 			env.Setenv("REPO", abs("../.."))

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,12 +25,22 @@ import (
 	securityapi "istio.io/api/security/v1alpha1"
 )
 
-// steadily NAMESPACE PROGRAM [ARG…] runs the program while, all the time, pods are
-// created in the namespace (by dry run, so through the webhook) and certificates
-// are asked for, each on a new connection. Not one of them may fail.
+// steadily [-clients=N] NAMESPACE PROGRAM [ARG…] runs the program while, all the
+// time, pods are created in the namespace (by dry run, so through the webhook) and
+// certificates are asked for by N clients (else by one), each on a new connection.
+// Not one of them may fail.
 func steadily(ts *testscript.TestScript, neg bool, args []string) {
+	clients := 1
+	if len(args) > 0 {
+		if n, ok := strings.CutPrefix(args[0], "-clients="); ok {
+			var err error
+			clients, err = strconv.Atoi(n)
+			ts.Check(err)
+			args = args[1:]
+		}
+	}
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: steadily namespace program [arg...]")
+		ts.Fatalf("usage: steadily [-clients=n] namespace program [arg...]")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -36,16 +48,17 @@ func steadily(ts *testscript.TestScript, neg bool, args []string) {
 		"pods":         podCreator(ts, args[0]),
 		"certificates": certificateAsker(ts, args[0]),
 	}
+	workers := append(slices.Repeat([]string{"certificates"}, clients), "pods")
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		count  = map[string]int{}
 		failed []string
 	)
-	for name, work := range works {
+	for _, name := range workers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				err := work()
+				err := works[name]()
 				mu.Lock()
 				count[name]++
 				if err != nil {
