@@ -51,6 +51,7 @@ func (a *API) KeepCABundle(k CABundleKeeper) func(context.Context) error {
 		if err != nil {
 			return err
 		}
+		defer b.differ.Set(0) // from now on the next leader tells
 		return b.run(ctx)
 	}
 }

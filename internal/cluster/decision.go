@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -69,11 +70,15 @@ func (k SecretKeeper) decide(account mesh.ServiceAccount, wanted bool, secret *c
 // ownerOf returns the UID of the service account that a Secret says it belongs to.
 func ownerOf(secret *corev1.Secret) string {
 	for _, owner := range secret.OwnerReferences {
-		if owner.APIVersion == "v1" && owner.Kind == "ServiceAccount" {
+		if isAccount(owner) {
 			return string(owner.UID)
 		}
 	}
 	return ""
+}
+
+func isAccount(owner metav1.OwnerReference) bool {
+	return owner.APIVersion == "v1" && owner.Kind == "ServiceAccount"
 }
 
 // terminating reports whether nothing new may live in a namespace.

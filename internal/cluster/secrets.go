@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ func (a *API) KeepSecrets(k SecretKeeper) func(context.Context) error {
 		if err != nil {
 			return err
 		}
+		defer s.blocked.Set(0) // from now on the next leader tells
 		return s.run(ctx)
 	}
 }
@@ -96,7 +98,6 @@ func newSecretLoop(a *API, k SecretKeeper) (*secretLoop, error) {
 	})); err != nil {
 		return nil, err
 	}
-	s.blocked.Set(0)
 
 	namespaces := coreinformers.NewNamespaceInformer(a.Client, 0, cache.Indexers{})
 	accounts := metadatainformer.NewFilteredMetadataInformer(a.metadata,
@@ -281,9 +282,9 @@ func (s *secretLoop) fresh(account mesh.ServiceAccount, now time.Time) (*corev1.
 	return fresh, renew, nil
 }
 
-// over returns the Secret with the fresh one's content, and with the labels,
-// annotations and owners that others gave it. It carries the resource version that
-// the decision was made from.
+// over returns the Secret with the fresh one's content and account, and with the
+// labels, annotations and other owners that it has. It carries the resource version
+// that the decision was made from.
 func over(secret, fresh *corev1.Secret) *corev1.Secret {
 	out := secret.DeepCopy()
 	out.Data, out.StringData = fresh.Data, nil
@@ -293,9 +294,7 @@ func over(secret, fresh *corev1.Secret) *corev1.Secret {
 	for name, value := range fresh.Annotations {
 		metav1.SetMetaDataAnnotation(&out.ObjectMeta, name, value)
 	}
-	if ownerOf(out) == "" {
-		out.OwnerReferences = append(out.OwnerReferences, fresh.OwnerReferences...)
-	}
+	out.OwnerReferences = append(slices.DeleteFunc(out.OwnerReferences, isAccount), fresh.OwnerReferences...)
 	return out
 }
 

@@ -147,7 +147,10 @@ func TestOver(t *testing.T) {
 	old := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			ResourceVersion: "7", UID: "s1", Labels: map[string]string{"a": "old", "theirs": "1"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "d", UID: "d1"}},
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "v1", Kind: "ServiceAccount", Name: "trolley", UID: "u2"}, // as somebody spelled it
+				{APIVersion: "apps/v1", Kind: "Deployment", Name: "d", UID: "d1"},
+			},
 		},
 		Data: map[string][]byte{"key": []byte("old"), "extra": nil},
 	}
@@ -157,7 +160,7 @@ func TestOver(t *testing.T) {
 	want.Labels["a"] = "new"
 	want.Annotations = map[string]string{"n": "new"}
 	want.Data = fresh.Data
-	want.OwnerReferences = append(want.OwnerReferences, fresh.OwnerReferences...)
+	want.OwnerReferences = []metav1.OwnerReference{old.OwnerReferences[1], fresh.OwnerReferences[0]}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got: %s", diff)
 	}
@@ -267,6 +270,13 @@ func testSecrets(t *testing.T, l lab) {
 			}
 			return nil
 		})
+	}
+
+	blocked := func(want int) error {
+		const gauge = "citadel_workload_secrets_blocked"
+		return testutil.GatherAndCompare(k.Metrics.(prometheus.Gatherer), strings.NewReader(fmt.Sprintf(
+			"# HELP %[1]s Service accounts without a certificate because a Secret of another type has its name.\n"+
+				"# TYPE %[1]s gauge\n%[1]s %[2]d\n", gauge, want)), gauge)
 	}
 
 	t.Run("created", func(t *testing.T) {
@@ -403,10 +413,7 @@ func testSecrets(t *testing.T, l lab) {
 			}
 			return errors.New("no Event")
 		})
-		const gauge = "citadel_workload_secrets_blocked"
-		if err := testutil.GatherAndCompare(k.Metrics.(prometheus.Gatherer), strings.NewReader(
-			"# HELP "+gauge+" Service accounts without a certificate because a Secret of another type has its name.\n"+
-				"# TYPE "+gauge+" gauge\n"+gauge+" 1\n"), gauge); err != nil {
+		if err := blocked(1); err != nil {
 			t.Error(err)
 		}
 		now, err := core.Secrets("shop").Get(t.Context(), foreign.Name, metav1.GetOptions{})
@@ -469,8 +476,20 @@ func testSecrets(t *testing.T, l lab) {
 		kept(t, l.account(t, "reborn", "cart"))
 	})
 
-	t.Run("lease lost in mid-write", func(t *testing.T) {
+	t.Run("lease lost", func(t *testing.T) {
+		foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "istio.taken-too"}}
+		if _, err := core.Secrets("shop").Create(t.Context(), foreign, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		l.account(t, "shop", "taken-too")
+		within(t, 10*time.Second, func() error { return blocked(1) })
 		stop()
+		if err := blocked(0); err != nil {
+			t.Errorf("who does not lead knows of nothing: %v", err)
+		}
+	})
+
+	t.Run("lease lost in mid-write", func(t *testing.T) {
 		deposed := k
 		ctx, cancel := context.WithCancel(t.Context())
 		deposed.Make = func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {

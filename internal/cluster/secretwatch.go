@@ -110,6 +110,8 @@ func (a *API) WatchSecret(namespace, name string, got func(*corev1.Secret)) func
 		}
 		var wg sync.WaitGroup
 		defer wg.Wait()
+		ctx, stop := context.WithCancel(ctx)
+		defer stop() // of the informer, before it is waited for
 		wg.Go(func() { informer.RunWithContext(ctx) })
 		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 			return nil
