@@ -148,7 +148,7 @@ func (s *service) authenticate(ctx context.Context, md *structpb.Struct) (Caller
 	}
 	caller, err := s.auth(ctx, token)
 	switch {
-	case errors.Is(err, context.Canceled):
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
 		return refused(codes.Canceled, "canceled", err)
 	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return refused(codes.Unavailable, "authentication is not available", err)

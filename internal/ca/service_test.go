@@ -346,6 +346,21 @@ func TestCreateCertificateEndsWhenAuthenticationHangs(t *testing.T) {
 	})
 }
 
+// A client that hangs up is not a failure of authentication, however the
+// authenticator puts it.
+func TestCreateCertificateEndsWithItsClient(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	ctx, hangUp := context.WithCancel(metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token)))
+	cut := func(context.Context, string) (Caller, error) {
+		hangUp()
+		return Caller{}, fmt.Errorf("review: %w", ErrUnavailable)
+	}
+	_, err := NewService(a, cut, ServiceOptions{}).CreateCertificate(ctx, &securityapi.IstioCertificateRequest{Csr: csrFor(t)})
+	if status.Code(err) != codes.Canceled {
+		t.Errorf("%v, want Canceled", err)
+	}
+}
+
 func TestCreateCertificateSurvivesPanics(t *testing.T) {
 	a, _ := open(t, time.Now(), Options{})
 	var log bytes.Buffer
