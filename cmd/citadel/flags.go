@@ -133,6 +133,9 @@ func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
 	v := viper.New()
 	var known []string
 	f.VisitAll(func(flag *pflag.Flag) {
+		if flag.Name == "version" {
+			return // a question, not a setting
+		}
 		known = append(known, flag.Name)
 		names := []string{flag.Name, "GARRISON_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))}
 		if other, ok := others[flag.Name]; ok {
@@ -152,12 +155,12 @@ func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
 		}
 	}
 	for _, key := range v.AllKeys() {
-		if !slices.Contains(known, key) {
+		if !slices.Contains(known, key) || key == "config" && v.InConfig(key) {
 			errs = append(errs, fmt.Errorf("config %s: unknown key %q", file, key))
 		}
 	}
 	f.VisitAll(func(flag *pflag.Flag) {
-		if flag.Changed || !v.IsSet(flag.Name) {
+		if flag.Changed || !slices.Contains(known, flag.Name) || !v.IsSet(flag.Name) {
 			return
 		}
 		value, err := cast.ToStringE(v.Get(flag.Name))

@@ -111,4 +111,12 @@ func TestParseAsksForNothingElse(t *testing.T) {
 	if _, err := parse([]string{"--version", "--log-level=loud"}, io.Discard); !errors.Is(err, errVersion) {
 		t.Errorf("--version: %v", err)
 	}
+	t.Setenv("GARRISON_VERSION", "v1.2.3") // is no setting
+	if _, err := parse(nil, io.Discard); err != nil {
+		t.Errorf("GARRISON_VERSION: %v", err)
+	}
+	if _, err := parse([]string{"--config", file(t, "version: true\nconfig: other.yaml\n")}, io.Discard); err == nil ||
+		!strings.Contains(err.Error(), `unknown key "version"`) || !strings.Contains(err.Error(), `unknown key "config"`) {
+		t.Errorf("no settings of a file: %v", err)
+	}
 }
