@@ -2,6 +2,7 @@ package admission
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,13 +18,15 @@ import (
 // given.
 type Limits struct {
 	Body       int64         // bytes of one review; 3 MiB, which is what the API server takes from its own clients and twice what etcd stores
-	Concurrent int           // reviews held in memory at a time; 128, so that bodies fit 512 MiB. Others wait
+	Concurrent int           // reviews held in memory at a time; 64, so that bodies fit 192 MiB. Others wait
+	Deciding   int           // of these, decided on at a time; 4, since one of 3 MiB may take 75 MiB more. Others wait
 	Timeout    time.Duration // where the request names none; 10 s, as in the API server
 }
 
 const (
 	defaultBody       = 3 << 20
-	defaultConcurrent = 128
+	defaultConcurrent = 64
+	defaultDeciding   = 4
 	defaultTimeout    = 10 * time.Second
 	bodyTimeout       = 5 * time.Second // a client that only pretends to send must not keep others out
 )
@@ -32,17 +35,9 @@ const (
 // gets ends when the API server no longer waits: it says how long that is in the
 // query.
 func Handler(admit func(context.Context, *Request) Response, l Limits) http.Handler {
-	h := &handler{admit: admit, body: l.Body, timeout: l.Timeout}
-	if h.body == 0 {
-		h.body = defaultBody
-	}
-	if h.timeout == 0 {
-		h.timeout = defaultTimeout
-	}
-	if l.Concurrent == 0 {
-		l.Concurrent = defaultConcurrent
-	}
-	h.slots = make(chan struct{}, l.Concurrent)
+	h := &handler{admit: admit, body: cmp.Or(l.Body, defaultBody), timeout: cmp.Or(l.Timeout, defaultTimeout)}
+	h.slots = make(chan struct{}, cmp.Or(l.Concurrent, defaultConcurrent))
+	h.turns = make(chan struct{}, cmp.Or(l.Deciding, defaultDeciding))
 	return h
 }
 
@@ -50,7 +45,8 @@ type handler struct {
 	admit   func(context.Context, *Request) Response
 	body    int64
 	timeout time.Duration
-	slots   chan struct{}
+	slots   chan struct{} // one is held from before the body is read to the answer
+	turns   chan struct{} // one is held besides from the whole body on
 }
 
 // problem is an error with the status code that tells it to the API server.
@@ -95,11 +91,17 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) ([]byte, *probl
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
 	case <-ctx.Done():
-		return nil, &problem{http.StatusServiceUnavailable, fmt.Errorf("busy: %d reviews under way, waited %s", cap(h.slots), timeout)}
+		return nil, h.busy(timeout)
 	}
 	body, p := h.read(w, r)
 	if p != nil {
 		return nil, p
+	}
+	select {
+	case h.turns <- struct{}{}:
+		defer func() { <-h.turns }()
+	case <-ctx.Done():
+		return nil, h.busy(timeout)
 	}
 	request, err := parse(body)
 	if err != nil {
@@ -110,6 +112,10 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) ([]byte, *probl
 		return nil, &problem{http.StatusInternalServerError, fmt.Errorf("answer: %w", err)}
 	}
 	return answer, nil
+}
+
+func (h *handler) busy(waited time.Duration) *problem {
+	return &problem{http.StatusServiceUnavailable, fmt.Errorf("busy: %d reviews under way, waited %s", len(h.slots), waited)}
 }
 
 // read takes the whole body, in one allocation where its length is announced.

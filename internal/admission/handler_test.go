@@ -174,6 +174,42 @@ func TestMoreReviewsThanSlotsWaitTheirTime(t *testing.T) {
 	}
 }
 
+func TestFewAreDecidedOnAtATime(t *testing.T) {
+	entered, leave := make(chan bool), make(chan bool)
+	srv := httptest.NewServer(Handler(func(context.Context, *Request) Response {
+		entered <- true
+		<-leave
+		return Response{Allowed: true}
+	}, Limits{Concurrent: 2, Deciding: 1}))
+	defer srv.Close()
+	ask := func(query string) chan int {
+		code := make(chan int, 1)
+		go func() {
+			r, err := http.Post(srv.URL+query, "application/json", strings.NewReader(good))
+			if err != nil {
+				t.Error(err)
+				code <- 0
+				return
+			}
+			code <- r.StatusCode
+			_ = r.Body.Close()
+		}()
+		return code
+	}
+	first := ask("")
+	<-entered
+	if got := <-ask("?timeout=100ms"); got != http.StatusServiceUnavailable {
+		t.Errorf("beside the first: %d", got)
+	}
+	second := ask("")
+	leave <- true
+	<-entered // only now
+	leave <- true
+	if a, b := <-first, <-second; a != 200 || b != 200 {
+		t.Errorf("%d %d", a, b)
+	}
+}
+
 // A client that goes away in the middle of its body is told so over a real
 // connection: recorders do not cut bodies.
 func TestBodyThatEndsEarly(t *testing.T) {

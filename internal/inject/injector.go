@@ -72,7 +72,7 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) (response ad
 		return i.refuse(ctx, r, pod.Name(), err)
 	}
 	if !decision.Inject {
-		i.log.DebugContext(ctx, "skipped", "namespace", r.Namespace, "pod", pod.Name(), "reason", decision.Reason)
+		i.log.DebugContext(ctx, "skipped", "namespace", cut(r.Namespace), "pod", cut(pod.Name()), "reason", decision.Reason)
 		return admission.Response{Allowed: true}, outcomeSkipped, decision.Reason
 	}
 	ops, err := Edit(pod, i.settings)
@@ -83,7 +83,7 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) (response ad
 	if err != nil {
 		return i.refuse(ctx, r, pod.Name(), err)
 	}
-	i.log.InfoContext(ctx, "injected", "namespace", r.Namespace, "pod", pod.Name(), "reason", decision.Reason)
+	i.log.InfoContext(ctx, "injected", "namespace", cut(r.Namespace), "pod", cut(pod.Name()), "reason", decision.Reason)
 	return admission.Response{Allowed: true, Patch: patch, Warnings: warnings(pod)}, outcomeInjected, decision.Reason
 }
 
@@ -92,7 +92,7 @@ func (i *Injector) refuse(ctx context.Context, r *admission.Request, pod string,
 	if refusal, ok := errors.AsType[*Refusal](err); ok { // of several, the first counts
 		reason = refusal.Reason
 	}
-	i.log.WarnContext(ctx, "refused", "namespace", r.Namespace, "pod", pod, "reason", reason, "err", err)
+	i.log.WarnContext(ctx, "refused", "namespace", cut(r.Namespace), "pod", cut(pod), "reason", reason, "err", err)
 	return admission.Response{Message: strings.ReplaceAll(err.Error(), "\n", "; ")}, outcomeRefused, reason
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -90,6 +91,40 @@ func TestAdmit(t *testing.T) {
 			}
 			if n, err := testutil.GatherAndCount(w.metrics, "sidecar_injection_requests_total", "sidecar_injection_time_seconds"); err != nil || n != 2 {
 				t.Errorf("%d metrics, %v", n, err)
+			}
+		})
+	}
+}
+
+// TestHostilePodsAreCheap: whoever may create pods, or reach the port, sends what
+// the API server lets through, and it must not cost what would end the injector.
+func TestHostilePodsAreCheap(t *testing.T) {
+	fill := func(begin, element, end string, size int) string {
+		return begin + strings.TrimSuffix(strings.Repeat(element+",", size/(len(element)+1)), ",") + end
+	}
+	const most = 3<<20 - 1<<10
+	for name, pod := range map[string]string{
+		"containers":       fill(`{"metadata":{},"spec":{"containers":[`, "{}", `]}}`, most),
+		"null containers":  fill(`{"metadata":{},"spec":{"containers":[`, "null", `]}}`, most),
+		"ports":            fill(`{"metadata":{},"spec":{"containers":[{"name":"a","ports":[`, "{}", `]}]}}`, most),
+		"just few enough":  fill(`{"metadata":{},"spec":{"containers":[`, "{}", `]}}`, 3*maxValues-100),
+		"probes":           fill(`{"metadata":{},"spec":{"containers":[`, `{"livenessProbe":{"tcpSocket":{"port":1}}}`, `]}}`, 1<<20),
+		"more probes":      fill(`{"metadata":{},"spec":{"containers":[`, `{"livenessProbe":{"tcpSocket":{"port":1}}}`, `]}}`, most),
+		"reserved names":   fill(`{"metadata":{},"spec":{"containers":[`, `{"name":"istio-proxy"}`, `]}}`, most),
+		"reserved volumes": fill(`{"metadata":{},"spec":{"containers":[{}],"volumes":[`, `{"name":"istio-certs"}`, `]}}`, 1<<20),
+		"a long name":      fill(`{"metadata":{"annotations":{"sidecar.istio.io/inject":"x"},"name":"`, "a", `"},"spec":{"containers":[{}]}}`, 1<<17),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWebhook(t)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			out := w.post(reviewOf(creation + pod))
+			runtime.ReadMemStats(&after)
+			if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
+				t.Errorf("%d MiB allocated", mib)
+			}
+			if out.Code != http.StatusOK || out.Body.Len() > 8<<20 || w.log.Len() > 4<<10 {
+				t.Errorf("%d, answer of %d bytes, log of %d", out.Code, out.Body.Len(), w.log.Len())
 			}
 		})
 	}

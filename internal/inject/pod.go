@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,10 +60,18 @@ type (
 	}
 )
 
+// maxValues bounds the names and values in a pod, as commas and colons count them.
+// Each may take two bytes to send and a hundred to hold, so a pod made to that end
+// would fill all our memory; one that somebody wrote has some thousands.
+const maxValues = 1 << 17
+
 // ParsePod reads a pod's JSON as the API server writes it: names of fields are
 // case-sensitive, unknown fields are passed over. Metadata, a specification and
 // at least one container must be there.
 func ParsePod(raw []byte) (*Pod, error) {
+	if n := bytes.Count(raw, []byte(",")) + bytes.Count(raw, []byte(":")); n > maxValues {
+		return nil, &Refusal{Reason: Malformed, Field: "pod", Problem: fmt.Sprintf("%d names and values, more than %d", n, maxValues)}
+	}
 	var doc struct {
 		Metadata *metadata `json:"metadata"`
 		Spec     *spec     `json:"spec"`
@@ -142,10 +151,19 @@ func (p *Pod) has(name string) bool {
 	return slices.ContainsFunc(p.spec.InitContainers, named) || slices.ContainsFunc(p.spec.Containers, named)
 }
 
-// check refuses what the sidecar could not live beside. Every reason is reported.
+// maxRefusals bounds how many reasons a message lists.
+const maxRefusals = 10
+
+// check refuses what the sidecar could not live beside. Every reason is reported,
+// and from the eleventh on their number.
 func (p *Pod) check() error {
 	var errs []error
+	more := 0
 	refuse := func(reason Reason, problem, field string, args ...any) {
+		if len(errs) == maxRefusals {
+			more++
+			return
+		}
 		errs = append(errs, &Refusal{Reason: reason, Field: fmt.Sprintf(field, args...), Problem: problem})
 	}
 	p.containers(func(list string, i int, c *container) {
@@ -159,7 +177,7 @@ func (p *Pod) check() error {
 				refuse(ProxyUser, escapes, "spec.%s[%d].securityContext.runAsUser", list, i)
 			}
 		case p.spec.SecurityContext.User != nil && *p.spec.SecurityContext.User == mesh.ProxyUID:
-			refuse(ProxyUser, escapes+`; container "`+c.Name+`" would run as it`, "spec.securityContext.runAsUser")
+			refuse(ProxyUser, escapes+"; container "+quote(c.Name)+" would run as it", "spec.securityContext.runAsUser")
 		}
 	})
 	for i, v := range p.spec.Volumes {
@@ -167,6 +185,9 @@ func (p *Pod) check() error {
 		case mesh.EnvoyVolume, mesh.CertVolume, mesh.TokenVolume, mesh.RootVolume:
 			refuse(ReservedName, v.Name+" is the name of an injected volume", "spec.volumes[%d].name", i)
 		}
+	}
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more", more))
 	}
 	return errors.Join(errs...)
 }

@@ -47,6 +47,12 @@ func annotationRefusal(name, value, problem string) *Refusal {
 	return &Refusal{Reason: BadAnnotation, Field: "metadata.annotations[" + name + "]", Problem: quote(value) + " is " + problem}
 }
 
+// maxName is the longest name that Kubernetes gives a pod.
+const maxName = 253
+
+// cut bounds what the log repeats of a name that nobody has checked yet.
+func cut(name string) string { return name[:min(len(name), maxName)] }
+
 func quote(value string) string {
 	if len(value) > maxQuoted {
 		return fmt.Sprintf("%q… (%d bytes)", value[:maxQuoted], len(value))
