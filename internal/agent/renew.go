@@ -17,19 +17,24 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
+// nap bounds a sleep. Timers do not count the time that a machine was suspended,
+// nor steps of its clock; certificates do.
+const nap = time.Minute
+
 // renewer holds the pod's certificate and replaces it in time. The old one stays
 // in use until its successor is stored.
 type renewer struct {
 	fetch func(context.Context) (*Certificate, error)
 	keep  func(*Certificate) error // makes it visible, before it counts as held
 	log   *slog.Logger
+	now   func() time.Time // time.Now, whose steps tests imitate
 
 	held  atomic.Pointer[Certificate]
 	first chan struct{} // closed when there is a certificate
 }
 
 func newRenewer(fetch func(context.Context) (*Certificate, error), keep func(*Certificate) error, log *slog.Logger) *renewer {
-	return &renewer{fetch: fetch, keep: keep, log: log, first: make(chan struct{})}
+	return &renewer{fetch: fetch, keep: keep, log: log, now: time.Now, first: make(chan struct{})}
 }
 
 // valid reports whether a certificate is held that has not ended.
@@ -55,9 +60,9 @@ func (r *renewer) Run(ctx context.Context) error {
 		case failures > 0:
 			wait = retryDelay(failures, rand.Float64()) //nolint:gosec // jitter
 		case c != nil:
-			wait = renewalDelay(time.Now(), c.NotAfter(), rand.Float64()) //nolint:gosec // jitter
+			wait = renewalDelay(r.now(), c.NotAfter(), rand.Float64()) //nolint:gosec // jitter
 		}
-		if !sleep(ctx, wait) {
+		if !r.wait(ctx, wait) {
 			return nil
 		}
 		if err := r.renew(ctx); err != nil {
@@ -103,6 +108,18 @@ func retryDelay(failures int, jitter float64) time.Duration {
 		ceiling = min(lastRetry, firstRetry<<(failures-1))
 	}
 	return ceiling/2 + time.Duration(float64(ceiling/2)*jitter)
+}
+
+// wait reports whether d passed before ctx ended, by the timer or by the clock:
+// whichever is first.
+func (r *renewer) wait(ctx context.Context, d time.Duration) bool {
+	due := r.now().Add(d).Round(0) // compares by the clock alone
+	for ; d > 0 && r.now().Before(due); d -= nap {
+		if !sleep(ctx, min(d, nap)) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
 }
 
 // sleep reports whether d passed before ctx ended.

@@ -144,6 +144,34 @@ func TestAdoptedCertificateIsRenewedNotFetched(t *testing.T) {
 	})
 }
 
+// A machine that was suspended over the renewal, or whose clock was put right,
+// must not go on with an expired certificate until its timer ends.
+func TestRenewsSoonAfterTheClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, id := newTestCA(t), testID(t, "sleep")
+		var fetches, jump atomic.Int64
+		r := newRenewer(func(context.Context) (*Certificate, error) {
+			fetches.Add(1)
+			return ca.certificate(id, 24*time.Hour), nil
+		}, keepNothing, discardLog())
+		r.now = func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+		go r.Run(t.Context())
+		<-r.first
+		time.Sleep(time.Hour)
+		jump.Store(int64(20 * time.Hour))
+		time.Sleep(nap + time.Second)
+		synctest.Wait()
+		if n := fetches.Load(); n != 2 {
+			t.Errorf("%d fetches a minute after the clock jumped past the half-life, want 2", n)
+		}
+		jump.Store(0) // and back: the timer counts, half of the four hours that seemed left
+		time.Sleep(3 * time.Hour)
+		if n := fetches.Load(); n != 3 {
+			t.Errorf("%d fetches after the clock jumped back, want 3", n)
+		}
+	})
+}
+
 func TestDelays(t *testing.T) {
 	now := time.Now()
 	for failures := 1; failures < 100; failures++ {
