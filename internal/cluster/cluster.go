@@ -108,7 +108,7 @@ func open(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // the API server's own fairness limits reviews; each has a deadline
+	config.QPS = -1 // reviews are limited by how many are under way, in token.go
 	reviews, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err

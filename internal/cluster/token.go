@@ -26,6 +26,10 @@ const (
 	maxToken             = 16 << 10 // bytes; real ones are near 1 KiB
 	defaultReviewTimeout = 3 * time.Second
 
+	// maxReviews is how many reviews may be under way at a time; others wait for
+	// their turn within their timeout. Whoever can reach us can ask for one.
+	maxReviews = 64
+
 	serviceAccountPrefix = "system:serviceaccount:" // of user names
 	serviceAccountsGroup = "system:serviceaccounts"
 
@@ -49,15 +53,21 @@ type TokenReviewer struct {
 	client   authenticationclient.TokenReviewInterface
 	audience string
 	timeout  time.Duration
+	slots    chan struct{} // one for each review under way
 }
 
 // Tokens returns a reviewer of tokens made for the audience. The timeout bounds
-// each review; 0 means 3 s.
+// each review, 0 means 3 s; a fixed number of them is under way at a time.
 func (a *API) Tokens(audience string, timeout time.Duration) *TokenReviewer {
 	if timeout == 0 {
 		timeout = defaultReviewTimeout
 	}
-	return &TokenReviewer{client: a.reviews.AuthenticationV1().TokenReviews(), audience: audience, timeout: timeout}
+	return &TokenReviewer{
+		client:   a.reviews.AuthenticationV1().TokenReviews(),
+		audience: audience,
+		timeout:  timeout,
+		slots:    make(chan struct{}, maxReviews),
+	}
 }
 
 // Review returns the service account that the token proves now, deleted pods and
@@ -72,6 +82,12 @@ func (r *TokenReviewer) Review(ctx context.Context, token string) (TokenCaller, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		return TokenCaller{}, fmt.Errorf("%w: %d reviews are under way", ErrUnavailable, maxReviews)
+	}
 	review, err := r.client.Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.audience}},
 	}, metav1.CreateOptions{})

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +107,48 @@ func TestRedact(t *testing.T) {
 		if got := redact(c.text, c.token); got != c.want {
 			t.Errorf("%q without %q: %q", c.text, c.token, got)
 		}
+	}
+}
+
+// However many strangers send tokens at once, the API server sees a bounded number
+// of reviews: our leases and writes wait in the same queue there.
+func TestReviewsAtATime(t *testing.T) {
+	var now, most atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for last := most.Load(); n > last && !most.CompareAndSwap(last, n); last = most.Load() {
+		}
+		<-time.After(20 * time.Millisecond)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{}}`)
+	}))
+	defer server.Close()
+	api, err := open(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reviewer := api.Tokens("istio-ca", 30*time.Second)
+	var storm sync.WaitGroup
+	for range 4 * maxReviews {
+		storm.Go(func() {
+			if _, err := reviewer.Review(t.Context(), "token"); !errors.Is(err, ErrUnauthenticated) {
+				t.Error(err)
+			}
+		})
+	}
+	storm.Wait()
+	if got := most.Load(); got > maxReviews || got < 2 {
+		t.Errorf("%d reviews at a time, want at most %d", got, maxReviews)
+	}
+
+	for range maxReviews { // as if none ever ended
+		reviewer.slots <- struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := reviewer.Review(ctx, "token"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("without a slot: %v", err)
 	}
 }
 
