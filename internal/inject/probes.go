@@ -3,7 +3,6 @@ package inject
 import (
 	"math"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -22,8 +21,9 @@ type prober struct {
 // moveProbes sends HTTP and TCP probes to the agent, which answers the kubelet in
 // plain text where the application takes only mutual TLS. Left as they are: exec
 // and gRPC probes; those of a named host, which ask something else than this pod;
-// and those whose port cannot be known or is the agent's own, so that the kubelet
-// reports the mistake where the author will look for it.
+// and those whose scheme or port cannot be known or is the agent's own port, so
+// that the API server or the kubelet reports the mistake where the author will look
+// for it.
 func moveProbes(e *edit) {
 	if !e.options.rewriteProbes {
 		return
@@ -46,7 +46,7 @@ func moveProbes(e *edit) {
 			switch http, tcp := p.probe.HTTPGet, p.probe.TCPSocket; {
 			case http != nil && tcp == nil:
 				port, ok := probePort(http.Port, c.Ports)
-				if !ok || http.Host != "" {
+				if !ok || http.Host != "" || !knownScheme(http.Scheme) {
 					continue
 				}
 				moved.HTTPGet = &corev1.HTTPGetAction{Path: http.Path, Port: port, Scheme: http.Scheme, HTTPHeaders: http.HTTPHeaders}
@@ -72,9 +72,14 @@ func moveProbes(e *edit) {
 func (e *edit) moveHTTP(at, path string, scheme corev1.URIScheme) {
 	e.put(at+"/path", path)
 	e.do("replace", at+"/port", mesh.AgentPort)
-	if strings.EqualFold(string(scheme), string(corev1.URISchemeHTTPS)) {
+	if scheme == corev1.URISchemeHTTPS {
 		e.do("replace", at+"/scheme", corev1.URISchemeHTTP)
 	}
+}
+
+// knownScheme holds schemes to the API server's spelling, which is the agent's too.
+func knownScheme(s corev1.URIScheme) bool {
+	return s == "" || s == corev1.URISchemeHTTP || s == corev1.URISchemeHTTPS
 }
 
 // probePort returns the number that a probe's port stands for, looked up as the
