@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"strconv"
 	"time"
@@ -132,10 +131,11 @@ func (h *httpProbe) request(ctx context.Context, target, agent string) (*http.Re
 	return req, nil
 }
 
-// staysHere lets a client follow redirects to where it already is. Others end the
-// probe there, successfully: where they lead is not this pod.
+// staysHere lets a client follow redirects within the pod, also to another of its
+// ports, as the kubelet does: an application that sends everybody on to its HTTPS
+// port is as healthy as that port. Others end the probe there, successfully.
 func staysHere(next *http.Request, via []*http.Request) error {
-	if !sameServer(next.URL, via[0].URL) {
+	if next.URL.Hostname() != via[0].URL.Hostname() {
 		return http.ErrUseLastResponse
 	}
 	if len(via) >= maxProbeRedirects {
@@ -144,9 +144,8 @@ func staysHere(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func sameServer(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
-
-var kubeProbe = regexp.MustCompile(`^kube-probe/[0-9]{1,3}\.[0-9]{1,3}$`)
+// kubeProbe is what the kubelet calls itself; some vendors' minor versions end in +.
+var kubeProbe = regexp.MustCompile(`^kube-probe/[0-9]{1,3}\.[0-9]{1,3}\+?$`)
 
 // kubeletAgent passes on the kubelet's own name, by which people keep probes out
 // of their logs, and gives that name to everyone else.
