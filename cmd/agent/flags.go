@@ -51,7 +51,7 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 func parseRedirect(args []string, stderr io.Writer) (agent.Capture, error) {
 	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
 	uid := userID(mesh.ProxyUID)
-	flags.Var(&uid, "proxy-uid", "user and group `id` whose traffic is left alone")
+	flags.Var(&uid, "proxy-uid", "user `id` whose traffic is left alone")
 	inbound := port(mesh.InboundPort)
 	flags.Var(&inbound, "inbound-port", "`port` that incoming connections go to")
 	outbound := port(mesh.OutboundPort)

@@ -20,5 +20,5 @@ const (
 )
 
 // ProxyUID is the user and group that Envoy and the agent run as. Capture exempts
-// it, so nothing else in a pod may run as it.
+// the user, so nothing else in a pod may run as it.
 const ProxyUID = 1337
