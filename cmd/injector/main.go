@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	injector := inject.NewInjector(c.settings, log, metrics)
-	own := newCredentials(log, metrics)
+	own := newCredentials(c.namespace, log, metrics)
 	log.InfoContext(ctx, "starting", "version", version, "listen", c.listen, "configuration", c.settings.Hash())
 	return serve.All(ctx, serve.Parts{
 		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,

@@ -36,12 +36,17 @@ const dnsName = "istio-sidecar-injector.istio-system.svc"
 // issued is a Secret as Citadel would write it, of a root of its own.
 func issued(t *testing.T, serial int64) *corev1.Secret {
 	t.Helper()
+	return issuedFor(t, serial, dnsName)
+}
+
+func issuedFor(t *testing.T, serial int64, name string) *corev1.Secret {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{dnsName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
@@ -115,7 +120,7 @@ const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","re
 
 func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	var lines bytes.Buffer
-	own := newCredentials(slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
+	own := newCredentials(mesh.SystemNamespace, slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
 	url := server(t, own)
 	first, second := issued(t, 1), issued(t, 2)
 	ask := func(roots []byte, http2 bool) (*http.Response, error) {
@@ -142,8 +147,18 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 			t.Error("the bundle is not that of the Secret")
 		}
 	}
-	spoilt := issued(t, 3)
-	spoilt.Data[mesh.CertKey] = second.Data[mesh.CertKey]
+	spoilt := map[string]*corev1.Secret{}
+	for what, spoil := range map[string]func(*corev1.Secret){
+		"a key that is another's":   func(s *corev1.Secret) { s.Data[mesh.CertKey] = second.Data[mesh.CertKey] },
+		"roots that are another's":  func(s *corev1.Secret) { s.Data[mesh.CertRoot] = second.Data[mesh.CertRoot] },
+		"no roots":                  func(s *corev1.Secret) { delete(s.Data, mesh.CertRoot) },
+		"roots that are no PEM":     func(s *corev1.Secret) { s.Data[mesh.CertRoot] = []byte("roots") },
+		"no chain":                  func(s *corev1.Secret) { s.Data[mesh.CertChain] = nil },
+		"another server's identity": func(s *corev1.Secret) { *s = *issuedFor(t, 3, "istio-citadel.istio-system.svc") },
+	} {
+		spoilt[what] = issued(t, 3)
+		spoil(spoilt[what])
+	}
 
 	own.update(nil)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil || own.certificate.Ready() == nil {
@@ -151,8 +166,13 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	}
 	own.update(first)
 	expect(first)
-	own.update(spoilt) // a key that is another's
-	own.update(nil)    // deleted
+	for what, secret := range spoilt {
+		own.update(secret)
+		if own.certificate.Leaf().SerialNumber.Int64() != 1 || !bytes.Equal(own.roots(), first.Data[mesh.CertRoot]) {
+			t.Errorf("took a Secret with %s", what)
+		}
+	}
+	own.update(nil) // deleted
 	expect(first)
 	own.update(second)
 	expect(second)
@@ -170,7 +190,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 }
 
 func TestRoutes(t *testing.T) {
-	own := newCredentials(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	own := newCredentials(mesh.SystemNamespace, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	secret := issued(t, 1)
 	own.update(secret)
 	url, client := server(t, own), caller(secret.Data[mesh.CertRoot], false)
