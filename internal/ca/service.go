@@ -42,9 +42,9 @@ var (
 // maxToken is the longest bearer token that is examined, in bytes.
 const maxToken = 16 << 10
 
-// defaultTimeout bounds one request. Istio's agents set no deadline of their own
+// timeout bounds one request. Istio's agents set no deadline of their own
 // and would wait for ever.
-const defaultTimeout = 5 * time.Second
+const timeout = 5 * time.Second
 
 // Keys of the metadata in a request.
 const (
@@ -54,9 +54,8 @@ const (
 
 // ServiceOptions are the settings of the CSR service. Zero values mean defaults.
 type ServiceOptions struct {
-	Log     *slog.Logger  // nothing is logged
-	Metrics *Metrics      // nothing can read them
-	Timeout time.Duration // of one request: 5 s
+	Log     *slog.Logger // nothing is logged
+	Metrics *Metrics     // nothing can read them
 }
 
 // NewService returns the gRPC service by which workloads ask for certificates,
@@ -69,10 +68,7 @@ func NewService(a *Authority, auth Authenticator, o ServiceOptions) securityapi.
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil, a)
 	}
-	if o.Timeout == 0 {
-		o.Timeout = defaultTimeout
-	}
-	return &service{authority: a, auth: auth, log: o.Log, metrics: o.Metrics, timeout: o.Timeout}
+	return &service{authority: a, auth: auth, log: o.Log, metrics: o.Metrics}
 }
 
 type service struct {
@@ -81,7 +77,6 @@ type service struct {
 	auth      Authenticator
 	log       *slog.Logger
 	metrics   *Metrics
-	timeout   time.Duration
 }
 
 // refusal is what a client gets instead of a certificate. The message is all it
@@ -103,7 +98,7 @@ func invalid(cause error) *refusal {
 // ResourceExhausted, Aborted, Internal and Unavailable again, and no other codes.
 func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCertificateRequest) (out *securityapi.IstioCertificateResponse, err error) {
 	s.metrics.requests.Inc()
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	log := s.log.With("peer", peerOf(ctx))
 	defer func() {

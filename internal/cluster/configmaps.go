@@ -19,17 +19,15 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// ConfigMapKeeper says which namespaces have the ConfigMap and what is in it.
+// ConfigMapKeeper says which namespaces have the ConfigMap mesh.RootConfigMap and
+// what is in it.
 type ConfigMapKeeper struct {
-	Name string // of the ConfigMap in every namespace; "": mesh.RootConfigMap
-
 	// Desired returns what the ConfigMap of a namespace should hold, or nil where
 	// none belongs; one that is there all the same is left alone. Only the keys of
 	// its data, and its labels and annotations, are Garrison's. It is called by
 	// several workers at a time and must not change the namespace.
 	Desired func(*corev1.Namespace) *corev1.ConfigMap
 
-	Workers int                   // 0: 4
 	Resync  time.Duration         // Desired is asked again at least this often; 0: 10 min
 	Log     *slog.Logger          // nil: no log
 	Metrics prometheus.Registerer // nil: no metrics
@@ -61,13 +59,10 @@ type configMapLoop struct {
 }
 
 func newConfigMapLoop(a *API, k ConfigMapKeeper) (*configMapLoop, error) {
-	if k.Name == "" {
-		k.Name = mesh.RootConfigMap
-	}
 	if k.Resync <= 0 {
 		k.Resync = defaultResync
 	}
-	c := &configMapLoop{loop: newLoop(k.Workers, k.Log), ConfigMapKeeper: k, api: a}
+	c := &configMapLoop{loop: newLoop(workers, k.Log), ConfigMapKeeper: k, api: a}
 	c.sync = c.keep
 	var err error
 	if c.changes, err = registered(k.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -77,7 +72,7 @@ func newConfigMapLoop(a *API, k ConfigMapKeeper) (*configMapLoop, error) {
 		return nil, err
 	}
 	namespaces := coreinformers.NewNamespaceInformer(a.Client, 0, cache.Indexers{})
-	configMaps := coreinformers.NewFilteredConfigMapInformer(a.Client, metav1.NamespaceAll, 0, cache.Indexers{}, only(k.Name))
+	configMaps := coreinformers.NewFilteredConfigMapInformer(a.Client, metav1.NamespaceAll, 0, cache.Indexers{}, only(mesh.RootConfigMap))
 	c.namespaces, c.configMaps = namespaces.GetIndexer(), configMaps.GetIndexer()
 	return c, errors.Join(
 		c.watch(namespaces, func(obj any) {
@@ -104,7 +99,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 	if desired == nil {
 		return again, nil
 	}
-	found, err := find[corev1.ConfigMap](c.configMaps, key{Namespace: k.Name, Name: c.Name})
+	found, err := find[corev1.ConfigMap](c.configMaps, key{Namespace: k.Name, Name: mesh.RootConfigMap})
 	if err != nil || covers(found, desired) {
 		return again, err
 	}
@@ -112,7 +107,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 		return pause, nil
 	}
 	_, err = c.api.Client.CoreV1().ConfigMaps(k.Name).Apply(ctx,
-		coreapply.ConfigMap(c.Name, k.Name).
+		coreapply.ConfigMap(mesh.RootConfigMap, k.Name).
 			WithLabels(desired.Labels).
 			WithAnnotations(desired.Annotations).
 			WithData(desired.Data),
@@ -121,7 +116,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 	case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return 0, nil // the namespace went meanwhile
 	case err != nil:
-		return 0, fmt.Errorf("config map %s: %w", c.Name, err)
+		return 0, fmt.Errorf("config map %s: %w", mesh.RootConfigMap, err)
 	}
 	c.repaired(k)
 	did := repaired
@@ -129,7 +124,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 		did = created
 	}
 	c.changes.WithLabelValues(string(did)).Inc()
-	c.log.InfoContext(ctx, "kept config map", "namespace", k.Name, "name", c.Name, "change", string(did))
+	c.log.InfoContext(ctx, "kept config map", "namespace", k.Name, "name", mesh.RootConfigMap, "change", string(did))
 	return again, nil
 }
 

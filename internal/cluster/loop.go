@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	defaultWorkers = 4
-	defaultResync  = 10 * time.Minute
+	workers       = 4 // of a loop over many objects
+	defaultResync = 10 * time.Minute
 
 	// syncTimeout bounds the work on one object, so that requests which hang cost
 	// a worker no more than this.
@@ -57,9 +57,6 @@ type loop struct {
 }
 
 func newLoop(workers int, log *slog.Logger) *loop {
-	if workers <= 0 {
-		workers = defaultWorkers
-	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}

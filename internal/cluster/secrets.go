@@ -41,7 +41,6 @@ type SecretKeeper struct {
 	// has to pass Check, with a renewal yet to come, or it is not written.
 	Make func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error)
 
-	Workers int                   // 0: 4
 	Resync  time.Duration         // each Secret is checked at least this often; 0: 10 min
 	Log     *slog.Logger          // nil: no log
 	Metrics prometheus.Registerer // nil: no metrics
@@ -83,7 +82,7 @@ func newSecretLoop(a *API, k SecretKeeper) (*secretLoop, error) {
 	if k.Resync <= 0 {
 		k.Resync = defaultResync
 	}
-	s := &secretLoop{loop: newLoop(k.Workers, k.Log), SecretKeeper: k, api: a, foreign: map[key]bool{}}
+	s := &secretLoop{loop: newLoop(workers, k.Log), SecretKeeper: k, api: a, foreign: map[key]bool{}}
 	s.sync = s.keep
 	var err error
 	if s.changes, err = registered(k.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
