@@ -112,6 +112,8 @@ func TestHostilePodsAreCheap(t *testing.T) {
 		"more probes":      fill(`{"metadata":{},"spec":{"containers":[`, `{"livenessProbe":{"tcpSocket":{"port":1}}}`, `]}}`, most),
 		"reserved names":   fill(`{"metadata":{},"spec":{"containers":[`, `{"name":"istio-proxy"}`, `]}}`, most),
 		"reserved volumes": fill(`{"metadata":{},"spec":{"containers":[{}],"volumes":[`, `{"name":"istio-certs"}`, `]}}`, 1<<20),
+		"a long number":    `{"metadata":{},"spec":{"securityContext":{"runAsUser":` + strings.Repeat("9", 1<<20) + `},"containers":[{}]}}`,
+		"a long port":      `{"metadata":{},"spec":{"containers":[{"readinessProbe":{"httpGet":{"port":` + strings.Repeat("9", 1<<20) + `}}}]}}`,
 		"a long name":      fill(`{"metadata":{"annotations":{"sidecar.istio.io/inject":"x"},"name":"`, "a", `"},"spec":{"containers":[{}]}}`, 1<<17),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +125,7 @@ func TestHostilePodsAreCheap(t *testing.T) {
 			if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
 				t.Errorf("%d MiB allocated", mib)
 			}
-			if out.Code != http.StatusOK || out.Body.Len() > 8<<20 || w.log.Len() > 4<<10 {
+			if out.Code != http.StatusOK || out.Body.Len() > 8<<20 || w.log.Len() > 4<<10 || strings.Contains(out.Body.String(), strings.Repeat("9", 1000)) {
 				t.Errorf("%d, answer of %d bytes, log of %d", out.Code, out.Body.Len(), w.log.Len())
 			}
 		})

@@ -79,9 +79,9 @@ func ParsePod(raw []byte) (*Pod, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &doc); err != nil {
 		var mistyped *json.UnmarshalTypeError
 		if errors.As(err, &mistyped) && mistyped.Field != "" {
-			return nil, &Refusal{Reason: Malformed, Field: mistyped.Field, Problem: "a JSON " + mistyped.Value + " cannot stand here"}
+			return nil, &Refusal{Reason: Malformed, Field: mistyped.Field, Problem: "a JSON " + cut(mistyped.Value) + " cannot stand here"}
 		}
-		return nil, &Refusal{Reason: Malformed, Field: "pod", Problem: strings.TrimPrefix(err.Error(), "json: ")}
+		return nil, &Refusal{Reason: Malformed, Field: "pod", Problem: cut(strings.TrimPrefix(err.Error(), "json: "))}
 	}
 	switch {
 	case doc.Metadata == nil:
@@ -155,7 +155,8 @@ func (p *Pod) has(name string) bool {
 const maxRefusals = 10
 
 // check refuses what the sidecar could not live beside. Every reason is reported,
-// and from the eleventh on their number.
+// and from the eleventh on their number. The user that an image names for itself is
+// not seen here.
 func (p *Pod) check() error {
 	var errs []error
 	more := 0

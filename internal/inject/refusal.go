@@ -50,8 +50,9 @@ func annotationRefusal(name, value, problem string) *Refusal {
 // maxName is the longest name that Kubernetes gives a pod.
 const maxName = 253
 
-// cut bounds what the log repeats of a name that nobody has checked yet.
-func cut(name string) string { return name[:min(len(name), maxName)] }
+// cut bounds what is repeated of a name, or of a parser's words, that nobody has
+// checked yet.
+func cut(text string) string { return text[:min(len(text), maxName)] }
 
 func quote(value string) string {
 	if len(value) > maxQuoted {
