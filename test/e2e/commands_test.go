@@ -26,6 +26,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"eventually": eventually,
 	"sign":       sign,
 	"leaf":       leaf,
+	"tamper":     tamper,
 	"forge":      forge,
 	"steadily":   steadily,
 	"rights":     rights,
@@ -43,7 +44,7 @@ func run(ts *testscript.TestScript, stdin []byte, program string, args ...string
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = ts.Getenv("WORK")
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"))
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "REPO="+ts.Getenv("REPO"))
 	cmd.Stdin = bytes.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -169,5 +170,19 @@ func leaf(ts *testscript.TestScript, neg bool, args []string) {
 	if block == nil {
 		ts.Fatalf("leaf: %s holds no PEM block", args[0])
 	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(block), 0o600))
+}
+
+// tamper FROM TO writes a PEM block with a bit of its signature, which is its end,
+// turned over.
+func tamper(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tamper from to")
+	}
+	block, _ := pem.Decode([]byte(ts.ReadFile(args[0])))
+	if block == nil {
+		ts.Fatalf("tamper: %s holds no PEM block", args[0])
+	}
+	block.Bytes[len(block.Bytes)-1] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(block), 0o600))
 }
