@@ -202,7 +202,7 @@ func (g goProgram) build(ctx context.Context, w *workshop) (string, error) {
 	binary := g.binary(w)
 	// GOFLAGS and GOEXPERIMENT of the user must not show in the bytes.
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture, "GOAMD64=v1", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off")
-	command := []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", binary, "./" + g.pkg}
+	command := []string{filepath.Join(w.root, "hack", "go"), "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", binary, "./" + g.pkg}
 	if _, err := outputEnv(ctx, module, env, command); err != nil {
 		return "", err
 	}
