@@ -70,7 +70,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			"authority": func() error { return authority.Ready(time.Now()) },
 		}}.Run,
 		"leader":              lead(api, authority, s, log, metrics),
-		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), setServing(serving, log)),
+		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), setServing(serving, authority, log)),
 		"CA Secret":           api.WatchSecret(s.namespace, mesh.CASecret, replaceAuthority(authority, log)),
 	})
 }

@@ -61,14 +61,23 @@ func replaceAuthority(authority *ca.Authority, log *slog.Logger) func(*corev1.Se
 	}
 }
 
-// setServing puts the certificate that this server itself is issued to use.
-func setServing(serving *serve.Certificate, log *slog.Logger) func(*corev1.Secret) {
+// setServing puts the certificate that this server itself is issued to use. One that
+// the authority does not vouch for is left alone; the leader will have it repaired.
+func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.Logger) func(*corev1.Secret) {
 	return func(secret *corev1.Secret) {
 		if secret == nil {
 			log.Warn("serving certificate is not there")
 			return
 		}
-		if err := serving.Set(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey], time.Now()); err != nil {
+		self := mesh.ServiceAccount{Namespace: secret.Namespace, Name: mesh.ServerAccount(mesh.CitadelService)}
+		for _, owner := range secret.OwnerReferences {
+			self.UID = string(owner.UID) // whichever account it is; what the certificate says counts here
+		}
+		_, err := authority.CheckSecret(self, secret, time.Now())
+		if err == nil {
+			err = serving.Set(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey], time.Now())
+		}
+		if err != nil {
 			log.Error("serving certificate is unusable; the one before stays", "err", err)
 			return
 		}

@@ -84,7 +84,19 @@ func TestServerLimits(t *testing.T) {
 	if err := call("x", ""); status.Code(err) != codes.Unavailable {
 		t.Errorf("without a certificate: %v", err)
 	}
-	setServing(serving, slog.New(slog.DiscardHandler))(own)
+	take := setServing(serving, authority, slog.New(slog.DiscardHandler))
+	stranger, _ := newAuthority(t)
+	forged, err := stranger.NewSecret(mesh.ServiceAccount{
+		Namespace: mesh.SystemNamespace, Name: mesh.ServerAccount(mesh.CitadelService), UID: "1",
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged.Data[mesh.CertRoot] = authority.Bundle()
+	if take(forged); serving.Leaf() != nil {
+		t.Error("took a certificate that another authority signed")
+	}
+	take(own)
 	if err := call("x", ""); status.Code(err) != codes.Unauthenticated || asked != 1 {
 		t.Errorf("with a certificate: %v", err)
 	}

@@ -100,7 +100,6 @@ func proxyEnv(s Settings, probers map[string]prober) []corev1.EnvVar {
 		field(mesh.PodNamespaceEnv, "metadata.namespace"),
 		field(mesh.ServiceAccountEnv, "spec.serviceAccountName"),
 		field(mesh.InstanceIPEnv, "status.podIP"),
-		field(mesh.HostIPEnv, "status.hostIP"),
 		{Name: mesh.CAAddressEnv, Value: s.caAddress},
 		{Name: mesh.TrustDomainEnv, Value: s.trustDomain.String()},
 	}

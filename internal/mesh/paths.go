@@ -22,10 +22,9 @@ const TokenAudience = "istio-ca"
 
 // Paths of the injector and of the sidecar's agent.
 const (
-	InjectPath         = "/inject"
-	ReadyPath          = "/healthz/ready"  // of the sidecar, on ReadinessPort and AgentPort
-	AppHealthPrefix    = "/app-health/"    // + <container>/{livez,readyz,startupz}
-	AppLifecyclePrefix = "/app-lifecycle/" // + <container>/{prestopz,poststartz}
+	InjectPath      = "/inject"
+	ReadyPath       = "/healthz/ready" // of the sidecar, on ReadinessPort and AgentPort
+	AppHealthPrefix = "/app-health/"   // + <container>/{livez,readyz,startupz}
 )
 
 // ProbersEnv is the variable of istio-proxy that maps each rewritten probe's path

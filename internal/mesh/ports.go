@@ -14,7 +14,6 @@ const (
 // Ports of the servers.
 const (
 	CSRPort     = 8060  // Citadel, gRPC over TLS
-	XDSPort     = 15012 // pilot, delta xDS over mutual TLS
 	MonitorPort = 15014 // metrics and health of every server, plain HTTP
 	WebhookPort = 8443  // the injector behind port 443 of its Service
 )

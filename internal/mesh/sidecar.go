@@ -7,7 +7,6 @@ const (
 	PodNamespaceEnv   = "POD_NAMESPACE"
 	ServiceAccountEnv = "SERVICE_ACCOUNT"
 	InstanceIPEnv     = "INSTANCE_IP" // the pod's address
-	HostIPEnv         = "HOST_IP"     // the node's address, where the kubelet probes from
 	CAAddressEnv      = "CA_ADDR"     // host:port; the host is the name that Citadel must prove
 	TrustDomainEnv    = "TRUST_DOMAIN"
 )
