@@ -97,7 +97,7 @@ func testWatchSecret(t *testing.T, l lab) {
 		select {
 		case s := <-seen:
 			return s
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("not told")
 			return nil
 		}
