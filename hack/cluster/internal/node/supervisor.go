@@ -42,12 +42,12 @@ func (s *supervisor) reap(ctx context.Context) {
 	signal.Notify(ended, syscall.SIGCHLD)
 	defer signal.Stop(ended)
 	for {
+		for s.reapOne() { // first, since one may have ended before we listened
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ended:
-		}
-		for s.reapOne() {
 		}
 	}
 }
