@@ -1,10 +1,11 @@
-# answered.sh NAMESPACE FROM TO: of what the namespace's talker was answered from
-# FROM to TO (seconds since 1970), all must be 200, and there must be one for every
-# two seconds at least: a request that hangs has not been answered.
+# answered.sh NAMESPACE FROM TO: of what the namespace's talker was answered after
+# second FROM, to TO (since 1970), all must be 200, and there must be one for every
+# two seconds at least: a request that hangs has not been answered. The second FROM
+# itself does not count: its first part lies before it was looked at.
 set -eu
 kubectl -n "$1" exec deploy/talker -c talker -- cat /tmp/answers |
 	awk -v from="$2" -v to="$3" '
-		$1 < from || $1 > to { next }
+		$1 <= from || $1 > to { next }
 		{ n++ }
 		$2 != "200" { bad++; print "at " $1 ": " $2 }
 		END {
