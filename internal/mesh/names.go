@@ -12,9 +12,16 @@ const (
 	InjectorWebhook       = "istio-sidecar-injector"
 	InjectorWebhookSuffix = "sidecar-injector.istio.io"
 
-	CASecret      = "istio-ca-secret"
-	CACertKey     = "ca-cert.pem"        // in CASecret: the signing certificate
-	CAKeyKey      = "ca-key.pem"         // in CASecret: its private key
+	CASecret  = "istio-ca-secret"
+	CACertKey = "ca-cert.pem" // in CASecret: the signing certificate
+	CAKeyKey  = "ca-key.pem"  // in CASecret: its private key
+	// OverlaysConfigMap holds the overlays that pods may choose, one for each key.
+	OverlaysConfigMap = "garrison-injector-overlays"
+
+	// SelfTestNamespace holds nothing: the injector asks the API server what would
+	// become of a pod in it.
+	SelfTestNamespace = "garrison-self-test"
+
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )

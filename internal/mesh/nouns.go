@@ -10,3 +10,21 @@ type ServiceAccount struct {
 
 // String returns namespace/name, for people.
 func (a ServiceAccount) String() string { return a.Namespace + "/" + a.Name }
+
+// Namespace is what injection needs to know of a namespace.
+type Namespace struct {
+	Name        string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// Node is a node as far as it limits what pods on it may have.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	Taints []Taint
+	Minor  int // of its kubelet's version, 33 of v1.33.1
+}
+
+// Taint keeps pods off a node that do not tolerate it.
+type Taint struct{ Key, Value, Effect string }

@@ -14,6 +14,8 @@ const (
 	RootFile = RootDir + "/root-cert.pem"
 
 	ProxyConfigDir = "/etc/istio/proxy" // writable; Envoy's bootstrap
+
+	APITokenDir = "/var/run/secrets/kubernetes.io/serviceaccount" // where Kubernetes mounts a pod's own token
 )
 
 // TokenAudience is the audience of the projected token that proves a pod to
@@ -22,11 +24,10 @@ const TokenAudience = "istio-ca"
 
 // Paths of the injector and of the sidecar's agent.
 const (
-	InjectPath      = "/inject"
-	ReadyPath       = "/healthz/ready" // of the sidecar, on ReadinessPort and AgentPort
-	AppHealthPrefix = "/app-health/"   // + <container>/{livez,readyz,startupz}
-)
+	InjectPath  = "/inject"
+	ReadyPath   = "/healthz/ready"    // of the sidecar, on ReadinessPort and AgentPort
+	MetricsPath = "/stats/prometheus" // of Envoy, on EnvoyStatsPort; merged with the application's, on AgentPort
 
-// ProbersEnv is the variable of istio-proxy that maps each rewritten probe's path
-// to the probe that the pod's author wrote, as JSON.
-const ProbersEnv = "ISTIO_KUBE_APP_PROBERS"
+	AppHealthPrefix    = "/app-health/"    // + <container>/{livez,readyz,startupz}
+	AppLifecyclePrefix = "/app-lifecycle/" // + <container>/{prestopz,poststartz}
+)
