@@ -31,6 +31,7 @@ type Request struct {
 	Namespace   string                      `json:"namespace"`
 	Operation   admissionv1.Operation       `json:"operation"`
 	Object      json.RawMessage             `json:"object"` // null or absent on DELETE
+	Path        string                      `json:"-"`      // of the URL, below that of the webhook
 }
 
 // Response is the answer to a request.

@@ -41,7 +41,7 @@ func BenchmarkInjector(b *testing.B) {
 	for name, pod := range benchmarkPods() {
 		body := reviewOf(creation + string(pod))
 		b.Run(name+"/injector", func(b *testing.B) {
-			i := NewInjector(settings(b), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			i := newInjector(settings(b), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 			w := webhook{handler: admission.Handler(i.Admit, admission.Limits{})}
 			b.ReportAllocs()
 			for b.Loop() {

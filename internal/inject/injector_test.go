@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/garrison-mesh/garrison/internal/admission"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 type webhook struct {
@@ -27,9 +29,19 @@ type webhook struct {
 
 func newWebhook(t testing.TB) webhook {
 	w := webhook{log: &bytes.Buffer{}, metrics: prometheus.NewRegistry()}
-	i := NewInjector(settings(t), slog.New(slog.NewTextHandler(w.log, nil)), w.metrics)
+	i := newInjector(settings(t), slog.New(slog.NewTextHandler(w.log, nil)), w.metrics)
 	w.handler = admission.Handler(i.Admit, admission.Limits{})
 	return w
+}
+
+// newInjector returns an injector in a cluster of one unlabelled namespace.
+func newInjector(s Settings, log *slog.Logger, metrics prometheus.Registerer) *Injector {
+	return NewInjector(Config{Settings: s, Log: log, Metrics: metrics, Namespace: func(_ context.Context, name string) (mesh.Namespace, error) {
+		if name == "gone" {
+			return mesh.Namespace{}, errors.New("not found")
+		}
+		return mesh.Namespace{Name: name}, nil
+	}})
 }
 
 func (w webhook) post(body []byte) *httptest.ResponseRecorder {
@@ -66,7 +78,7 @@ func TestAdmit(t *testing.T) {
 	}{
 		"injected":  {creation + `{"metadata":{},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, ""},
 		"opted out": {creation + `{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}},"spec":{"containers":[{"name":"a"}]}}`, true, false, LabelFalse, ""},
-		"warned":    {creation + `{"metadata":{"annotations":{"proxy.istio.io/config":""}},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, "annotation proxy.istio.io/config is not honoured"},
+		"warned":    {creation + `{"metadata":{"annotations":{"sidecar.istio.io/bootstrapOverride":""}},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, "annotation sidecar.istio.io/bootstrapOverride is not known"},
 		"refused": {creation + `{"metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"x","sidecar.istio.io/proxyMemory":"y"}},"spec":{"containers":[{"name":"a"}]}}`,
 			false, false, BadAnnotation, `metadata.annotations[sidecar.istio.io/proxyCPU]: "x" is not a quantity, such as 100m or 128Mi; metadata.annotations[sidecar.istio.io/proxyMemory]`},
 		"no pod":       {creation + `7`, false, false, Malformed, "pod: "},
@@ -135,7 +147,7 @@ func TestHostilePodsAreCheap(t *testing.T) {
 func TestAdmitAfterTheDeadlineSaysSo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	i := NewInjector(settings(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	i := newInjector(settings(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if got := i.Admit(ctx, &admission.Request{}); got.Allowed || got.Message != "the time for an answer was up" || got.Audit["reason"] != string(Overload) {
 		t.Errorf("%+v", got)
 	}

@@ -5,20 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// Pod is what injection needs to know of a pod. Only [ParsePod] makes one, so the
+// Pod is what injection needs to know of a pod. [ParsePod] makes one, so that the
 // paths that a patch is built on exist in the document.
 type Pod struct {
+	raw  []byte // the document
 	meta metadata
 	spec spec
 }
@@ -32,38 +30,50 @@ type (
 		Namespace       string            `json:"namespace"`
 		Labels          map[string]string `json:"labels"`
 		Annotations     map[string]string `json:"annotations"`
-		OwnerReferences []struct {
-			Kind       string `json:"kind"`
-			Name       string `json:"name"`
-			Controller bool   `json:"controller"`
-		} `json:"ownerReferences"`
+		OwnerReferences []owner           `json:"ownerReferences"`
+	}
+	owner struct {
+		Kind       string `json:"kind"`
+		Name       string `json:"name"`
+		Controller bool   `json:"controller"`
 	}
 	spec struct {
-		HostNetwork     bool        `json:"hostNetwork"`
-		SecurityContext runAs       `json:"securityContext"`
-		Containers      []container `json:"containers"`
-		InitContainers  []container `json:"initContainers"`
-		Volumes         []struct {
-			Name string `json:"name"`
-		} `json:"volumes"`
+		HostNetwork      bool              `json:"hostNetwork"`
+		OS               named             `json:"os"`
+		NodeName         string            `json:"nodeName"`
+		NodeSelector     map[string]string `json:"nodeSelector"`
+		Affinity         json.RawMessage   `json:"affinity"`
+		Tolerations      json.RawMessage   `json:"tolerations"`
+		Resources        json.RawMessage   `json:"resources"`
+		SecurityContext  runAs             `json:"securityContext"`
+		Containers       []container       `json:"containers"`
+		InitContainers   []container       `json:"initContainers"`
+		Volumes          []named           `json:"volumes"`
+		ImagePullSecrets []named           `json:"imagePullSecrets"`
+	}
+	named struct {
+		Name string `json:"name"`
 	}
 	container struct {
 		Name            string                 `json:"name"`
+		RestartPolicy   string                 `json:"restartPolicy"`
 		Ports           []corev1.ContainerPort `json:"ports"`
 		SecurityContext runAs                  `json:"securityContext"`
 		ReadinessProbe  *corev1.Probe          `json:"readinessProbe"`
 		LivenessProbe   *corev1.Probe          `json:"livenessProbe"`
 		StartupProbe    *corev1.Probe          `json:"startupProbe"`
+		Lifecycle       *corev1.Lifecycle      `json:"lifecycle"`
 	}
 	runAs struct {
-		User *int64 `json:"runAsUser"`
+		User  *int64 `json:"runAsUser"`
+		Group *int64 `json:"runAsGroup"`
 	}
 )
 
 // maxValues bounds the names and values in a pod, as commas and colons count them.
 // Each may take two bytes to send and a hundred to hold, so a pod made to that end
 // would fill all our memory; one that somebody wrote has some thousands.
-const maxValues = 1 << 17
+const maxValues = 1 << 16
 
 // ParsePod reads a pod's JSON as the API server writes it: names of fields are
 // case-sensitive, unknown fields are passed over. Metadata, a specification and
@@ -91,7 +101,7 @@ func ParsePod(raw []byte) (*Pod, error) {
 	case len(doc.Spec.Containers) == 0:
 		return nil, &Refusal{Reason: Malformed, Field: "spec.containers", Problem: "a pod needs at least one"}
 	}
-	return &Pod{meta: *doc.Metadata, spec: *doc.Spec}, nil
+	return &Pod{raw: raw, meta: *doc.Metadata, spec: *doc.Spec}, nil
 }
 
 // Name returns the pod's name, or the beginning of the name that it will get.
@@ -100,6 +110,16 @@ func (p *Pod) Name() string {
 		return p.meta.Name
 	}
 	return p.meta.GenerateName
+}
+
+// hasResources reports whether the pod has resources as a whole, which its containers
+// may not exceed together.
+func (p *Pod) hasResources() bool {
+	switch string(p.spec.Resources) {
+	case "", "null", "{}":
+		return false
+	}
+	return true
 }
 
 // containers calls see for each container with the list it stands in.
@@ -112,44 +132,8 @@ func (p *Pod) containers(see func(list string, i int, c *container)) {
 	}
 }
 
-// status is the value of the status annotation, in Istio's form; Hash is ours.
-type status struct {
-	InitContainers   []string `json:"initContainers"`
-	Containers       []string `json:"containers"`
-	Volumes          []string `json:"volumes"`
-	ImagePullSecrets []string `json:"imagePullSecrets"`
-	Revision         string   `json:"revision"`
-	Hash             string   `json:"hash,omitempty"` // of the configuration, see [Settings.Hash]
-}
-
-// injected reports whether the pod carries the sidecar that its status annotation
-// speaks of. A status left over on a pod without those containers, as when a
-// running pod was copied and trimmed by hand, is no injection.
-func (p *Pod) injected() (bool, error) {
-	value, ok := p.meta.Annotations[mesh.Status]
-	if !ok {
-		return false, nil
-	}
-	var s status
-	if err := json.Unmarshal([]byte(value), &s); err != nil {
-		return false, annotationRefusal(mesh.Status, value, "not the JSON that injection writes: "+strings.TrimPrefix(err.Error(), "json: "))
-	}
-	listed := slices.Concat(s.InitContainers, s.Containers)
-	if !slices.Contains(listed, mesh.ProxyContainer) {
-		return false, nil
-	}
-	for _, name := range listed {
-		if !p.has(name) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-func (p *Pod) has(name string) bool {
-	named := func(c container) bool { return c.Name == name }
-	return slices.ContainsFunc(p.spec.InitContainers, named) || slices.ContainsFunc(p.spec.Containers, named)
-}
+// own reports whether a container of that name is one that injection adds.
+func own(name string) bool { return name == mesh.ProxyContainer || name == mesh.InitContainer }
 
 // maxRefusals bounds how many reasons a message lists.
 const maxRefusals = 10
@@ -168,22 +152,30 @@ func (p *Pod) check() error {
 		errs = append(errs, &Refusal{Reason: reason, Field: fmt.Sprintf(field, args...), Problem: problem})
 	}
 	p.containers(func(list string, i int, c *container) {
-		if c.Name == mesh.ProxyContainer || c.Name == mesh.InitContainer {
-			refuse(ReservedName, c.Name+" is the name of an injected container", "spec.%s[%d].name", list, i)
+		if own(c.Name) {
+			return // override.go looks at these
 		}
-		const escapes = "1337 is the user of the sidecar, and its traffic is not captured"
-		switch {
-		case c.SecurityContext.User != nil:
-			if *c.SecurityContext.User == mesh.ProxyUID {
-				refuse(ProxyUser, escapes, "spec.%s[%d].securityContext.runAsUser", list, i)
+		const problem = "1337 is the %s of the sidecar, and its traffic is not captured"
+		for _, id := range []struct {
+			what, field string
+			of, pods    *int64
+		}{
+			{"user", "runAsUser", c.SecurityContext.User, p.spec.SecurityContext.User},
+			{"group", "runAsGroup", c.SecurityContext.Group, p.spec.SecurityContext.Group},
+		} {
+			escapes := fmt.Sprintf(problem, id.what)
+			switch {
+			case id.of != nil:
+				if *id.of == mesh.ProxyUID {
+					refuse(ProxyUser, escapes, "spec.%s[%d].securityContext.%s", list, i, id.field)
+				}
+			case id.pods != nil && *id.pods == mesh.ProxyUID:
+				refuse(ProxyUser, escapes+"; container "+quote(c.Name)+" would run as it", "spec.securityContext.%s", id.field)
 			}
-		case p.spec.SecurityContext.User != nil && *p.spec.SecurityContext.User == mesh.ProxyUID:
-			refuse(ProxyUser, escapes+"; container "+quote(c.Name)+" would run as it", "spec.securityContext.runAsUser")
 		}
 	})
 	for i, v := range p.spec.Volumes {
-		switch v.Name {
-		case mesh.EnvoyVolume, mesh.CertVolume, mesh.TokenVolume, mesh.RootVolume:
+		if isSidecarVolume(v.Name) {
 			refuse(ReservedName, v.Name+" is the name of an injected volume", "spec.volumes[%d].name", i)
 		}
 	}
@@ -191,58 +183,4 @@ func (p *Pod) check() error {
 		errs = append(errs, fmt.Errorf("and %d more", more))
 	}
 	return errors.Join(errs...)
-}
-
-// canonicalName names the service that the pod is part of, as Istio guesses it,
-// or "" where no guess is a label value.
-func (p *Pod) canonicalName() string {
-	for _, label := range []string{"app.kubernetes.io/name", "app"} {
-		if name := p.meta.Labels[label]; name != "" {
-			return labelValue(name)
-		}
-	}
-	return labelValue(p.workload())
-}
-
-// canonicalRevision names the version of the service.
-func (p *Pod) canonicalRevision() string {
-	for _, label := range []string{"app.kubernetes.io/version", "version"} {
-		if version := p.meta.Labels[label]; version != "" {
-			return labelValue(version)
-		}
-	}
-	return "latest"
-}
-
-// A CronJob appends to its name the minute that a Job was due, in decimal.
-var cronSuffix = regexp.MustCompile(`-\d{8,10}$`)
-
-// workload guesses what owns the pod without asking the API server: the
-// Deployment behind a ReplicaSet, the CronJob behind a Job, else the owner itself.
-func (p *Pod) workload() string {
-	for _, owner := range p.meta.OwnerReferences {
-		switch {
-		case !owner.Controller:
-			continue
-		case owner.Kind == "ReplicaSet":
-			if hash := p.meta.Labels["pod-template-hash"]; hash != "" {
-				return strings.TrimSuffix(owner.Name, "-"+hash)
-			}
-		case owner.Kind == "Job":
-			return cronSuffix.ReplaceAllString(owner.Name, "")
-		}
-		return owner.Name
-	}
-	return strings.TrimSuffix(p.Name(), "-")
-}
-
-// labelValue cuts a name to what a label may hold, or returns "".
-func labelValue(name string) string {
-	if len(name) > validation.LabelValueMaxLength {
-		name = strings.TrimRight(name[:validation.LabelValueMaxLength], "-_.")
-	}
-	if len(validation.IsValidLabelValue(name)) > 0 {
-		return ""
-	}
-	return name
 }

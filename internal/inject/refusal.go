@@ -16,17 +16,25 @@ const (
 	HostNetwork      Reason = "host-network"      // capture would change the node
 	IgnoredNamespace Reason = "ignored-namespace" // of the system
 	MirrorPod        Reason = "mirror-pod"        // it runs already; the API server only shows it
-	AlreadyInjected  Reason = "already-injected"
+	Windows          Reason = "windows"           // its containers know no sidecar of ours
+	NeverSelected    Reason = "never-selected"    // by a neverInject selector of the settings
+	AlwaysSelected   Reason = "always-selected"   // by an alwaysInject selector
+	PolicyDisabled   Reason = "policy-disabled"   // nothing asked for it, and the settings want to be asked
+	AlreadyInjected  Reason = "already-injected"  // with the sidecar of today
+	Reinjected       Reason = "reinjected"        // carried a sidecar that was made otherwise, or gained probes since
 	NotPodCreation   Reason = "not-a-pod-creation"
 )
 
 // Why a pod is refused.
 const (
 	Malformed     Reason = "malformed-pod"
-	BadLabel      Reason = "bad-label"
 	BadAnnotation Reason = "bad-annotation"
 	ReservedName  Reason = "reserved-name"
 	ProxyUser     Reason = "proxy-user"
+	NotGranted    Reason = "not-granted"    // by the operator's trust rules
+	StrictCapture Reason = "strict-capture" // the namespace lets nothing out of the capture
+	FalseStatus   Reason = "false-status"   // a record of injection that the containers do not bear out
+	NoNamespace   Reason = "no-namespace"   // what the namespace says could not be read
 	Overload      Reason = "overload"
 )
 

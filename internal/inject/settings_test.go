@@ -1,33 +1,58 @@
 package inject
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// TestVocabulary holds the parsers to the documented annotations, both ways.
+// TestVocabulary holds the parsers to the documented annotations, both ways, and what
+// is built in to the documented defaults.
 func TestVocabulary(t *testing.T) {
+	good := map[string]string{
+		mesh.ProxyConfig: "concurrency: 1", mesh.ProxyImage: "registry.example/proxy:v1", mesh.Templates: "sidecar", mesh.NativeSidecar: "true",
+		mesh.UserVolume: `{"a":{"emptyDir":{}}}`, mesh.UserVolumeMount: `[{"name":"a","mountPath":"/a"}]`,
+		mesh.InterceptionMode: "TPROXY", mesh.ScrapeTargets: "8080:/metrics", mesh.MergeMetrics: "true",
+		mesh.IncludeOutboundIPRanges: "10.0.0.0/8", mesh.ExcludeOutboundIPRanges: "10.0.0.0/8",
+	}
+	readElsewhere := []string{mesh.InjectLabel, mesh.PrometheusScrape, mesh.PrometheusPort, mesh.PrometheusPath}
 	documented := map[string]bool{}
 	for _, a := range mesh.Annotations() {
 		if a.Written {
 			continue
 		}
 		documented[a.Name] = true
-		parse, ok := parsers[a.Name]
+		p, ok := parsers[a.Name]
+		if ok == slices.Contains(readElsewhere, a.Name) {
+			t.Errorf("%s is documented, but read by nothing or by two", a.Name)
+		}
 		if !ok {
-			t.Errorf("%s is documented, but nothing reads it", a.Name)
 			continue
 		}
-		if err := parse(new(options), "£"); err == nil {
+		if err := p.set(new(options), "£\x00"); err == nil {
 			t.Errorf("%s takes anything", a.Name)
 		}
-		good := map[string]string{"true or false": "true", "quantity": a.Default}[a.Value]
-		if err := parse(new(options), good); err != nil {
-			t.Errorf("%s does not take %q: %v", a.Name, good, err)
+		value := good[a.Name]
+		if value == "" {
+			value = map[string]string{"true or false": "true", "quantity": a.Default, "port": "8080", "seconds": "1", "count": "1"}[a.Value]
+		}
+		if value == "" {
+			value = "8080,9090"
+		}
+		if err := p.set(new(options), value); err != nil {
+			t.Errorf("%s does not take %q: %v", a.Name, value, err)
+		}
+		if a.Default == "" || a.Name == mesh.ProxyImage || a.Name == mesh.MergeMetrics { // these have no value of their own
+			continue
+		}
+		if was, is := builtin(), builtin(); p.set(&is, a.Default) != nil || withStatus(was) != withStatus(is) {
+			t.Errorf("%s: default %q is not what is built in", a.Name, a.Default)
 		}
 	}
 	for name := range parsers {
@@ -35,6 +60,14 @@ func TestVocabulary(t *testing.T) {
 			t.Errorf("%s is read, but not documented", name)
 		}
 	}
+}
+
+// withStatus spells options so that equal ones are equal text.
+func withStatus(o options) string {
+	o.status = o.statusPort()
+	r := o.resources
+	o.resources = resources{}
+	return fmt.Sprintf("%+v %s %s %s %s", o, &r.cpu, &r.cpuLimit, &r.memory, &r.memoryLimit)
 }
 
 // TestQuantitiesTakeNoTime: the Kubernetes parser alone needs minutes and
@@ -56,11 +89,21 @@ func TestQuantitiesTakeNoTime(t *testing.T) {
 
 func TestNewSettingsReportsEveryMistake(t *testing.T) {
 	_, err := NewSettings(Options{
-		Image: "a b", PullPolicy: "Sometimes", CAAddress: "ca.example.com", Revision: "-", CPU: "lots", Memory: "0",
+		Image: "a b", ImagePullPolicy: "Sometimes", CAAddress: "ca.example.com", Revision: "-", TrustDomain: "No", Policy: "maybe",
+		ImagePullSecrets: []string{"A"}, ProbeFrom: "everywhere",
+		NeverInject: []metav1.LabelSelector{{}},
+		Defaults: map[string]string{
+			mesh.ProxyCPU: "lots", mesh.ProxyMemory: "0", mesh.Status: "{}", mesh.UserVolume: "{}", "example.com/a": "b",
+		},
+		TemplateAliases: map[string][]string{"sidecar": {"a"}},
+		Trust:           []TrustRule{{Images: &[]string{"a*b"}}},
 	})
 	for _, want := range []string{
-		`image "a b"`, `pull policy "Sometimes"`, `CA address "ca.example.com": not of the form`, `revision "-"`,
-		`CPU request of the sidecar: "lots" is not a quantity`, `memory request of the sidecar: "0" is not more than zero`,
+		`image "a b"`, `imagePullPolicy "Sometimes"`, `caAddress "ca.example.com": not of the form`, `revision "-"`, `trustDomain: `, `policy "maybe"`,
+		`imagePullSecrets "A"`, `probeFrom: neither`, `neverInject[0]: empty`,
+		`defaults[sidecar.istio.io/proxyCPU]: "lots" is not a quantity`, `defaults[sidecar.istio.io/proxyMemory]: "0" is not more than zero`,
+		`defaults[sidecar.istio.io/status]: no annotation`, `defaults[sidecar.istio.io/userVolume]: means something on a pod only`, `defaults[example.com/a]`,
+		`templateAliases[sidecar]`, `trust[0].images: "a*b"`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %s", err, want)
@@ -68,12 +111,35 @@ func TestNewSettingsReportsEveryMistake(t *testing.T) {
 	}
 	for want, o := range map[string]Options{
 		"image: missing": {},
-		"CPU request of the sidecar: 3 is more than the CPU limit, 2": {Image: "i", CPU: "3"},
-		"the port is not a number":                                    {Image: "i", CAAddress: "ca:grpc"},
-		"no digest follows":                                           {Image: "i@sha256:0", Privileged: true},
+		"the sidecar would ask for 3 (sidecar.istio.io/proxyCPU) and be limited to 2": {Image: "i", Defaults: map[string]string{mesh.ProxyCPU: "3"}},
+		"the port is not a number": {Image: "i", CAAddress: "ca:grpc"},
+		"no digest follows":        {Image: "i@sha256:0", Privileged: true},
 	} {
 		if _, err := NewSettings(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if _, err := ParseOptions([]byte("image: a\nimages: b\n")); err == nil || !strings.Contains(err.Error(), `unknown field "images"`) {
+		t.Errorf("misspelt: %v", err)
+	}
+}
+
+func TestImages(t *testing.T) {
+	for _, c := range []struct{ image, wants, want string }{
+		{"garrison/proxy:v1", "", "garrison/proxy:v1"},
+		{"garrison/proxy:v1", "proxy-debug", "garrison/proxy-debug:v1"},
+		{"garrison/proxy:v1", "proxy:v2", "garrison/proxy:v2"},
+		{"garrison/proxy:v1", "other.example/proxy", "other.example/proxy"},
+		{"localhost:5000/proxy", "mine", "localhost:5000/mine"},
+		{"garrison/proxy@sha256:aa", "mine", "garrison/mine"},
+		{"proxy:v1", "mine", "mine:v1"},
+	} {
+		s, err := NewSettings(Options{Image: c.image})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.imageFor(options{image: c.wants}); got != c.want {
+			t.Errorf("%s of %s: %s, want %s", c.wants, c.image, got, c.want)
 		}
 	}
 }
@@ -84,8 +150,8 @@ func TestDebugImage(t *testing.T) {
 		"localhost:5000/proxy":        "localhost:5000/proxy-debug",
 		"localhost:5000/proxy:v1.2.3": "localhost:5000/proxy-debug:v1.2.3",
 	} {
-		if s, err := NewSettings(Options{Image: image, Privileged: true}); err != nil || s.image != want {
-			t.Errorf("%s: %s, %v; want %s", image, s.image, err, want)
+		if s, err := NewSettings(Options{Image: image, Privileged: true}); err != nil || s.imageFor(options{}) != want {
+			t.Errorf("%s: %s, %v; want %s", image, s.debugImage, err, want)
 		}
 	}
 }
@@ -93,8 +159,12 @@ func TestDebugImage(t *testing.T) {
 func TestHashTellsConfigurationsApart(t *testing.T) {
 	seen := map[string]Options{}
 	for _, o := range []Options{
-		{}, {PullPolicy: corev1.PullAlways}, {Privileged: true}, {CAAddress: "ca:1"}, {Revision: "canary"},
-		{CPU: "1m"}, {CPULimit: "1"}, {Memory: "1Mi"}, {MemoryLimit: "1Ti"},
+		{}, {ImagePullPolicy: corev1.PullAlways}, {Privileged: true}, {CAAddress: "ca:1"}, {Revision: "canary"}, {TrustDomain: "example.com"},
+		{ImagePullSecrets: []string{"a"}}, {ProbeFrom: "any"}, {ProbeFrom: "10.0.0.0/8"},
+		with(mesh.ProxyCPU, "1m"), with(mesh.ProxyCPULimit, "1"), with(mesh.ProxyMemory, "1Mi"), with(mesh.ProxyMemoryLimit, "1Ti"),
+		with(mesh.ExcludeInboundPorts, "80"), with(mesh.InterceptionMode, "TPROXY"), with(mesh.InterceptionMode, "NONE"),
+		with(mesh.StatusPort, "15999"), with(mesh.StatusPort, "0"), with(mesh.ReadinessPeriod, "2"), with(mesh.ProxyConfig, "concurrency: 4"),
+		with(mesh.ProxyConfig, "drainDuration: 9s"), with(mesh.ProxyImage, "other"),
 	} {
 		o.Image = "garrison/proxy:v1"
 		s, err := NewSettings(o)
@@ -106,7 +176,7 @@ func TestHashTellsConfigurationsApart(t *testing.T) {
 		}
 		seen[s.Hash()] = o
 	}
-	same, err := NewSettings(Options{Image: "garrison/proxy:v1", CPU: "0.1", Revision: "default"})
+	same, err := NewSettings(Options{Image: "garrison/proxy:v1", Revision: "default", Defaults: map[string]string{mesh.ProxyCPU: "0.1", mesh.StatusPort: "15020"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +185,15 @@ func TestHashTellsConfigurationsApart(t *testing.T) {
 	}
 }
 
+func with(annotation, value string) Options {
+	return Options{Defaults: map[string]string{annotation: value}}
+}
+
 // TestVolumesAreReserved: a volume that is injected may not be the user's.
 func TestVolumesAreReserved(t *testing.T) {
 	for _, v := range sidecarVolumes() {
 		p := pod(t, "{metadata: {}, spec: {containers: [{name: web}], volumes: [{name: "+v.Name+"}]}}")
-		if _, err := Edit(p, settings(t)); err == nil || !strings.Contains(err.Error(), "spec.volumes[0].name: "+v.Name) {
+		if _, err := Edit(p, Situation{}, settings(t)); err == nil || !strings.Contains(err.Error(), "spec.volumes[0].name: "+v.Name) {
 			t.Errorf("%s: %v", v.Name, err)
 		}
 	}

@@ -1,0 +1,68 @@
+package inject
+
+import (
+	"encoding/json"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// FromPod returns what injection needs to know of a pod that is at hand as a value. It
+// is good for [Decide] and [Outdated], not for [Edit], which wants the document.
+func FromPod(pod *corev1.Pod) *Pod {
+	p := &Pod{
+		meta: metadata{
+			Name: pod.Name, GenerateName: pod.GenerateName, Namespace: pod.Namespace,
+			Labels: pod.Labels, Annotations: pod.Annotations,
+		},
+		spec: spec{HostNetwork: pod.Spec.HostNetwork, NodeName: pod.Spec.NodeName, NodeSelector: pod.Spec.NodeSelector},
+	}
+	for _, o := range pod.OwnerReferences {
+		p.meta.OwnerReferences = append(p.meta.OwnerReferences, owner{o.Kind, o.Name, o.Controller != nil && *o.Controller})
+	}
+	if pod.Spec.OS != nil {
+		p.spec.OS.Name = string(pod.Spec.OS.Name)
+	}
+	if pod.Spec.Resources != nil {
+		p.spec.Resources = json.RawMessage(`{"set":true}`)
+	}
+	for _, c := range pod.Spec.InitContainers {
+		p.spec.InitContainers = append(p.spec.InitContainers, container{Name: c.Name})
+	}
+	for _, c := range pod.Spec.Containers {
+		p.spec.Containers = append(p.spec.Containers, container{Name: c.Name})
+	}
+	return p
+}
+
+// Has reports whether the pod has the sidecar's proxy, of whichever kind.
+func (p *Pod) Has() bool {
+	proxy := func(c container) bool { return c.Name == mesh.ProxyContainer }
+	return slices.ContainsFunc(p.spec.InitContainers, proxy) || slices.ContainsFunc(p.spec.Containers, proxy)
+}
+
+// Outdated reports whether today's settings would give a pod another sidecar than it
+// has. Which kind of container that is depends on nodes more than on settings, and is
+// left as it is. An error says why today's settings would refuse the pod.
+func Outdated(pod *Pod, ns mesh.Namespace, s Settings) (bool, error) {
+	prior, err := pod.record()
+	if err != nil {
+		return true, err
+	}
+	e, err := newEdit(pod, Situation{Namespace: ns}, s)
+	if err != nil {
+		return true, err
+	}
+	if value, ok := pod.meta.Annotations[mesh.Overrides]; ok {
+		if err := json.Unmarshal([]byte(value), &e.overrides); err != nil {
+			return true, annotationRefusal(mesh.Overrides, value, "not the JSON that injection writes")
+		}
+	}
+	e.native = slices.Contains(prior.InitContainers, mesh.ProxyContainer)
+	if e.sidecar, err = s.sidecar(e.options, e.native); err != nil {
+		return true, err
+	}
+	return e.hash() != prior.Hash, nil
+}

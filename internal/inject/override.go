@@ -1,0 +1,211 @@
+package inject
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// overrides are containers of the pod's author that bear the names of injected ones:
+// their fields beat those of injection, one by one. This is their form in the
+// annotation, which is Istio's.
+type overrides struct {
+	Containers     []json.RawMessage `json:"containers,omitempty"`
+	InitContainers []json.RawMessage `json:"initContainers,omitempty"`
+}
+
+func (o overrides) empty() bool { return len(o.Containers)+len(o.InitContainers) == 0 }
+
+// of returns the author's fields for an injected container, or nil.
+func (o overrides) of(name string) json.RawMessage {
+	for _, raw := range slices.Concat(o.Containers, o.InitContainers) {
+		var c named
+		if json.Unmarshal(raw, &c) == nil && c.Name == name {
+			return raw
+		}
+	}
+	return nil
+}
+
+// autoImage is what the author writes where an image must stand and injection is to
+// choose it.
+const autoImage = "auto"
+
+// takeOverrides takes the author's own istio-proxy and istio-init out of the pod, and
+// out of the document: injection puts the result where it belongs.
+func takeOverrides(e *edit) {
+	for _, list := range []struct {
+		name string
+		of   *[]container
+		to   *[]json.RawMessage
+	}{
+		{"containers", &e.pod.spec.Containers, &e.overrides.Containers},
+		{"initContainers", &e.pod.spec.InitContainers, &e.overrides.InitContainers},
+	} {
+		if !slices.ContainsFunc(*list.of, func(c container) bool { return own(c.Name) }) {
+			continue
+		}
+		raw, err := e.pod.rawList(list.name)
+		if err != nil {
+			e.fail(err)
+			return
+		}
+		kept := make([]container, 0, len(*list.of))
+		for i, c := range slices.Backward(*list.of) {
+			if !own(c.Name) {
+				kept = append(kept, c)
+				continue
+			}
+			if e.overrides.of(c.Name) != nil {
+				e.refuse(ReservedName, fmt.Sprintf("spec.%s[%d].name", list.name, i), "%s stands in the pod twice", c.Name)
+				return
+			}
+			*list.to = append(*list.to, raw[i])
+			e.remove("/spec/" + list.name + "/" + strconv.Itoa(i))
+		}
+		slices.Reverse(kept)
+		*list.of = kept
+	}
+}
+
+// rawList returns the elements of a list of the specification as they were sent.
+func (p *Pod) rawList(list string) ([]json.RawMessage, error) {
+	var doc struct {
+		Spec map[string]json.RawMessage `json:"spec"`
+	}
+	if err := json.Unmarshal(p.raw, &doc); err != nil {
+		return nil, err
+	}
+	var all []json.RawMessage
+	return all, json.Unmarshal(doc.Spec[list], &all)
+}
+
+// override merges the author's fields over an injected container.
+func (e *edit) override(name string, injected json.RawMessage) json.RawMessage {
+	raw := e.overrides.of(name)
+	if raw == nil || injected == nil {
+		return injected
+	}
+	patch := map[string]any{}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &patch); err != nil {
+		e.fail(err)
+		return injected
+	}
+	if image := patch["image"]; image == autoImage || image == "" {
+		delete(patch, "image")
+		delete(patch, "imagePullPolicy") // the API server's default for an image of that name
+	}
+	e.grantOverride(name, patch)
+	original := map[string]any{}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(injected, &original); err != nil {
+		e.fail(err)
+		return injected
+	}
+	schema, err := strategicpatch.NewPatchMetaFromStruct(corev1.Container{})
+	if err != nil {
+		e.fail(err)
+		return injected
+	}
+	merged, err := strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(original, patch, lenient{schema})
+	if err != nil {
+		e.refuse(ReservedName, "container "+name, "cannot be merged over the injected one: %s", cut(err.Error()))
+		return injected
+	}
+	return e.raw(merged)
+}
+
+// grantOverride holds the author's fields against what the namespace may override.
+// Resources and the like change what the sidecar costs; fields that change what it is
+// are holes.
+func (e *edit) grantOverride(name string, patch map[string]any) {
+	rule, strict := e.settings.trusts(e.ns), strict(e.ns)
+	for _, field := range slices.Sorted(maps.Keys(patch)) {
+		at := name + "." + field
+		where := "container " + name + ": " + field
+		switch field {
+		case "name", "resources", "terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy", "ports":
+			if !rule.overrides.grant(at, false) {
+				e.refuse(NotGranted, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
+			}
+		case "image":
+			image, _ := patch[field].(string)
+			e.grantImage(rule, where, image, OnPod)
+		default:
+			switch {
+			case !rule.overrides.grant(at, false), strict && changesCapture(field) && !rule.overrides.grant(at, true):
+				reason := NotGranted
+				if strict {
+					reason = StrictCapture
+				}
+				e.refuse(reason, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
+			default:
+				e.hole(OnPod, "container "+name+" has "+field+" of the pod's own")
+			}
+		}
+	}
+}
+
+// changesCapture reports whether a field of an injected container decides what is
+// captured, or what the proxy does with it.
+func changesCapture(field string) bool {
+	switch field {
+	case "command", "args", "env", "envFrom", "securityContext", "lifecycle", "restartPolicy", "volumeMounts":
+		return true
+	}
+	return false
+}
+
+// lenient merges fields that our Kubernetes types do not know as plain values.
+type lenient struct{ strategicpatch.LookupPatchMeta }
+
+func (l lenient) LookupPatchMetadataForStruct(key string) (strategicpatch.LookupPatchMeta, strategicpatch.PatchMeta, error) {
+	schema, meta, err := l.LookupPatchMeta.LookupPatchMetadataForStruct(key)
+	if err != nil {
+		return lenient{unknownFields{}}, strategicpatch.PatchMeta{}, nil
+	}
+	return lenient{schema}, meta, nil
+}
+
+func (l lenient) LookupPatchMetadataForSlice(key string) (strategicpatch.LookupPatchMeta, strategicpatch.PatchMeta, error) {
+	schema, meta, err := l.LookupPatchMeta.LookupPatchMetadataForSlice(key)
+	if err != nil {
+		return lenient{unknownFields{}}, strategicpatch.PatchMeta{}, nil
+	}
+	return lenient{schema}, meta, nil
+}
+
+// unknownFields is the schema below a field that nobody knows.
+type unknownFields struct{}
+
+func (unknownFields) LookupPatchMetadataForStruct(string) (strategicpatch.LookupPatchMeta, strategicpatch.PatchMeta, error) {
+	return unknownFields{}, strategicpatch.PatchMeta{}, nil
+}
+
+func (unknownFields) LookupPatchMetadataForSlice(string) (strategicpatch.LookupPatchMeta, strategicpatch.PatchMeta, error) {
+	return unknownFields{}, strategicpatch.PatchMeta{}, nil
+}
+
+func (unknownFields) Name() string { return "unknown" }
+
+// annotateOverrides leaves what the author wrote, for whoever takes the sidecar off or
+// makes it anew.
+func annotateOverrides(e *edit) {
+	if e.overrides.empty() {
+		return
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, e.raw(e.overrides)); err != nil {
+		e.fail(err)
+		return
+	}
+	e.annotate(mesh.Overrides, compact.String())
+}
