@@ -230,7 +230,7 @@ func TestTrustDomain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := injector["trust-domain"]; got == "" || got != citadel["trust-domain"] {
+	if got := injector["trustDomain"]; got == "" || got != citadel["trust-domain"] {
 		t.Errorf("trust domain of the injector %q, of Citadel %q", got, citadel["trust-domain"])
 	}
 }

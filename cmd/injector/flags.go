@@ -8,16 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/garrison-mesh/garrison/internal/admission"
-	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/inject"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -33,34 +30,23 @@ type config struct {
 	settings           inject.Settings
 }
 
-// flags declares the settings. Each may be given as a flag, as a variable
-// (GARRISON_ and the name in capitals, - and . as _), or in the file, and counts in
-// that order.
+// flags declares what concerns the process. Each may be given as a flag or as a variable
+// (GARRISON_ and the name in capitals, - as _), and the flag counts first. What concerns
+// injection stands in the file of settings.
 func flags() *pflag.FlagSet {
 	f := pflag.NewFlagSet("injector", pflag.ContinueOnError)
 	f.SortFlags = false
-	f.String("config", "", "file of settings by these names, YAML")
+	f.String("settings", "", "file of settings of injection, YAML; docs/injection.md lists them (required)")
 	f.String("listen", fmt.Sprintf(":%d", mesh.WebhookPort), "address of the webhook, HTTPS")
 	f.String("admin", fmt.Sprintf(":%d", mesh.MonitorPort), "address of /healthz, /readyz and /metrics, plain HTTP")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.Bool("profile", false, "whether /debug/pprof/ is served beside /metrics")
 	f.String("kubeconfig", "", "file that says how to reach the API server; default: as a pod of its cluster")
 	f.Int("concurrent-reviews", 0, "reviews held in memory at a time, others wait; 0: a default that fits 512 MiB")
-	f.String("image", "", "image of the sidecar, a full reference (required)")
-	f.String("debug-image", "", "image of the sidecar where proxy.privileged; default: image with -debug before its tag")
-	f.String("image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
-	f.String("trust-domain", identity.DefaultTrustDomain.String(), "trust domain of the mesh")
-	f.String("ca-address", "", "host:port of Citadel; default: its Service")
-	f.String("revision", mesh.DefaultRevision, "revision that injected pods are marked with")
-	f.Bool("proxy.privileged", false, "whether sudo and tcpdump work in the sidecar (uses debug-image)")
-	f.String("proxy.cpu", "", "CPU request of the sidecar where the pod's annotations name none")
-	f.String("proxy.cpu-limit", "", "CPU limit, likewise")
-	f.String("proxy.memory", "", "memory request, likewise")
-	f.String("proxy.memory-limit", "", "memory limit, likewise")
 	return f
 }
 
-// parse reads flags, variables and file. The error reports every mistake at once;
+// parse reads flags, variables and the file of settings. The error reports every mistake at once;
 // a nil config without one means that help was asked for and given.
 func parse(args []string, out io.Writer) (*config, error) {
 	f := flags()
@@ -75,12 +61,11 @@ func parse(args []string, out io.Writer) (*config, error) {
 	}
 	s := source{viper: viper.New()}
 	s.viper.SetEnvPrefix("garrison")
-	s.viper.SetEnvKeyReplacer(strings.NewReplacer("-", "_", ".", "_"))
+	s.viper.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
 	s.viper.AutomaticEnv()
 	if err := s.viper.BindPFlags(f); err != nil {
 		return nil, err
 	}
-	s.file(f)
 
 	c := &config{
 		listen:     s.address("listen"),
@@ -97,22 +82,7 @@ func parse(args []string, out io.Writer) (*config, error) {
 		c.podName = host
 	}
 	s.fail("log-level", c.level.UnmarshalText([]byte(s.text("log-level"))))
-	domain, err := identity.ParseTrustDomain(s.text("trust-domain"))
-	s.fail("trust-domain", err)
-	c.settings, err = inject.NewSettings(inject.Options{
-		Image:       s.text("image"),
-		DebugImage:  s.text("debug-image"),
-		PullPolicy:  corev1.PullPolicy(s.text("image-pull-policy")),
-		Privileged:  s.flag("proxy.privileged"),
-		TrustDomain: domain,
-		CAAddress:   s.text("ca-address"),
-		Revision:    s.text("revision"),
-		CPU:         s.text("proxy.cpu"),
-		CPULimit:    s.text("proxy.cpu-limit"),
-		Memory:      s.text("proxy.memory"),
-		MemoryLimit: s.text("proxy.memory-limit"),
-	})
-	s.fail("", err)
+	c.settings = s.settings()
 	return c, errors.Join(s.errs...)
 }
 
@@ -132,27 +102,27 @@ func (s *source) fail(name string, err error) {
 	}
 }
 
-// file adds the file of settings, if one is named, below flags and variables.
-func (s *source) file(f *pflag.FlagSet) {
-	name := s.text("config")
+// settings reads the file of settings.
+func (s *source) settings() inject.Settings {
+	name := s.text("settings")
 	if name == "" {
-		return
+		s.fail("settings", errors.New("missing: the file of settings of injection"))
+		return inject.Settings{}
 	}
-	file := viper.New()
-	file.SetConfigFile(name)
-	file.SetConfigType("yaml")
-	if err := file.ReadInConfig(); err != nil {
-		s.fail("config", err)
-		return
+	file, err := os.ReadFile(name)
+	if err != nil {
+		s.fail("", err) // it names the file
+		return inject.Settings{}
 	}
-	keys := file.AllKeys()
-	slices.Sort(keys)
-	for _, key := range keys {
-		if f.Lookup(key) == nil || key == "config" {
-			s.fail("config "+name, fmt.Errorf("%q is no setting", key))
+	options, err := inject.ParseOptions(file)
+	if err == nil {
+		var settings inject.Settings
+		if settings, err = inject.NewSettings(options); err == nil {
+			return settings
 		}
 	}
-	s.fail("config "+name, s.viper.MergeConfigMap(file.AllSettings()))
+	s.fail(name, err)
+	return inject.Settings{}
 }
 
 func (s *source) text(name string) string { return s.viper.GetString(name) }

@@ -77,7 +77,7 @@ func server(t *testing.T, own *credentials) string {
 	}
 	addr := freeAddress(t)
 	log := slog.New(slog.DiscardHandler)
-	handler := router(inject.NewInjector(c.settings, log, prometheus.NewRegistry()), c.limits, log)
+	handler := router(inject.NewInjector(inject.Config{Settings: c.settings, Namespace: named, Log: log, Metrics: prometheus.NewRegistry()}), c.limits, log)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {

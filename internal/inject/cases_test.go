@@ -460,6 +460,9 @@ func plant(v any) (n int) {
 			n += plant(e)
 		}
 	case map[string]any:
+		if name, _ := v["name"].(string); own(name) {
+			return 0 // its fields are merged, and part of what the record is of
+		}
 		for key, e := range v {
 			if !slices.Contains([]string{"labels", "annotations", "requests", "limits", "tcpSocket", "grpc", "securityContext"}, key) {
 				n += plant(e)

@@ -60,6 +60,7 @@ func Outdated(pod *Pod, ns mesh.Namespace, s Settings) (bool, error) {
 			return true, annotationRefusal(mesh.Overrides, value, "not the JSON that injection writes")
 		}
 	}
+	takeUser(e)
 	e.native = slices.Contains(prior.InitContainers, mesh.ProxyContainer)
 	if e.sidecar, err = s.sidecar(e.options, e.native); err != nil {
 		return true, err

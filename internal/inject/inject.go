@@ -52,7 +52,7 @@ type Injection struct {
 // found by their containers' positions, which addContainers then shifts. The record
 // comes last, since it lists what the others did.
 var edits = []func(*edit){
-	takeOverrides, chooseKind, (*edit).granted, moveProbes, mergeMetrics,
+	takeOverrides, checkPod, chooseKind, (*edit).granted, moveProbes, mergeMetrics,
 	addContainers, addVolumes, addPullSecrets, addLabels, applyOverlays,
 	annotateOverrides, addRecord,
 }
@@ -70,9 +70,6 @@ func Edit(pod *Pod, at Situation, s Settings) (Injection, error) {
 func inject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	e, err := newEdit(pod, at, s)
 	if err != nil {
-		return Injection{}, err
-	}
-	if err := e.pod.check(); err != nil {
 		return Injection{}, err
 	}
 	for _, do := range edits {
@@ -347,7 +344,7 @@ func addRecord(e *edit) {
 	}
 	e.record.Revision, e.record.Hash = e.settings.revision, e.hash()
 	for _, m := range e.annotations {
-		if _, ok := have[m.key]; !ok {
+		if _, ok := have[m.key]; !ok && !isTrio(m.key) { // what that was before, the proxy's environment knows
 			e.record.Annotations = append(e.record.Annotations, m.key)
 		}
 	}

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +29,8 @@ type options struct {
 	metrics       metrics
 	volumes       []corev1.Volume
 	mounts        []corev1.VolumeMount
+
+	user int64 // that the proxy runs as, and capture leaves alone; 0: [mesh.ProxyUID]
 
 	custom bool // asks for something that the mesh's own sidecar has not
 }
@@ -80,6 +83,9 @@ func (o options) statusPort() uint16 {
 	}
 	return mesh.AgentPort
 }
+
+// proxyUser is the user whose traffic is not captured.
+func (o options) proxyUser() int64 { return cmp.Or(o.user, mesh.ProxyUID) }
 
 // parser reads one annotation's value. What it keeps that makes another sidecar than
 // the mesh's says custom.

@@ -75,6 +75,22 @@ func takeOverrides(e *edit) {
 		slices.Reverse(kept)
 		*list.of = kept
 	}
+	takeUser(e)
+}
+
+// takeUser has capture leave the user alone that the author has the proxy run as, as
+// Istio does; root stays what everybody may be.
+func takeUser(e *edit) {
+	var c struct {
+		SecurityContext runAs `json:"securityContext"`
+	}
+	raw := e.overrides.of(mesh.ProxyContainer)
+	if raw == nil || json.Unmarshal(raw, &c) != nil {
+		return // what cannot be read is refused when it is merged
+	}
+	if user := c.SecurityContext.User; user != nil && *user > 0 && *user != mesh.ProxyUID {
+		e.options.user, e.options.custom = *user, true
+	}
 }
 
 // rawList returns the elements of a list of the specification as they were sent.

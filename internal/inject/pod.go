@@ -138,10 +138,21 @@ func own(name string) bool { return name == mesh.ProxyContainer || name == mesh.
 // maxRefusals bounds how many reasons a message lists.
 const maxRefusals = 10
 
+func escapes(id int64, what string) string {
+	return fmt.Sprintf("%d is the %s of the sidecar, and its traffic is not captured", id, what)
+}
+
+// checkPod comes after overrides are taken out, which have rules of their own.
+func checkPod(e *edit) {
+	if err := e.pod.check(e.options.proxyUser()); err != nil {
+		e.fail(err)
+	}
+}
+
 // check refuses what the sidecar could not live beside. Every reason is reported,
 // and from the eleventh on their number. The user that an image names for itself is
-// not seen here.
-func (p *Pod) check() error {
+// not seen here; user is the one that the proxy runs as.
+func (p *Pod) check(user int64) error {
 	var errs []error
 	more := 0
 	refuse := func(reason Reason, problem, field string, args ...any) {
@@ -152,25 +163,22 @@ func (p *Pod) check() error {
 		errs = append(errs, &Refusal{Reason: reason, Field: fmt.Sprintf(field, args...), Problem: problem})
 	}
 	p.containers(func(list string, i int, c *container) {
-		if own(c.Name) {
-			return // override.go looks at these
-		}
-		const problem = "1337 is the %s of the sidecar, and its traffic is not captured"
 		for _, id := range []struct {
 			what, field string
 			of, pods    *int64
+			proxys      int64
 		}{
-			{"user", "runAsUser", c.SecurityContext.User, p.spec.SecurityContext.User},
-			{"group", "runAsGroup", c.SecurityContext.Group, p.spec.SecurityContext.Group},
+			{"user", "runAsUser", c.SecurityContext.User, p.spec.SecurityContext.User, user},
+			{"group", "runAsGroup", c.SecurityContext.Group, p.spec.SecurityContext.Group, mesh.ProxyUID},
 		} {
-			escapes := fmt.Sprintf(problem, id.what)
+			proxys := func(n *int64) bool { return n != nil && (*n == mesh.ProxyUID || *n == id.proxys) }
 			switch {
 			case id.of != nil:
-				if *id.of == mesh.ProxyUID {
-					refuse(ProxyUser, escapes, "spec.%s[%d].securityContext.%s", list, i, id.field)
+				if proxys(id.of) {
+					refuse(ProxyUser, escapes(*id.of, id.what), "spec.%s[%d].securityContext.%s", list, i, id.field)
 				}
-			case id.pods != nil && *id.pods == mesh.ProxyUID:
-				refuse(ProxyUser, escapes+"; container "+quote(c.Name)+" would run as it", "spec.securityContext.%s", id.field)
+			case proxys(id.pods):
+				refuse(ProxyUser, escapes(*id.pods, id.what)+"; container "+quote(c.Name)+" would run as it", "spec.securityContext.%s", id.field)
 			}
 		}
 	})

@@ -123,7 +123,7 @@ func redirectArgs(o options) []string {
 	if o.capture.mode == mesh.TPROXYMode {
 		args = append(args, "--mode="+mesh.TPROXYMode, fmt.Sprintf("--proxy-gid=%d", mesh.ProxyUID))
 	} else {
-		args = append(args, fmt.Sprintf("--proxy-uid=%d", mesh.ProxyUID))
+		args = append(args, fmt.Sprintf("--proxy-uid=%d", o.proxyUser()))
 	}
 	args = append(args,
 		fmt.Sprintf("--inbound-port=%d", mesh.InboundPort),

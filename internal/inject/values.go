@@ -84,7 +84,7 @@ func parseList(value string, star bool, check func(word string) (string, error))
 	}
 	if value == everything {
 		if !star {
-			return "", errors.New("not a list that may be *")
+			return "", errors.New("not allowed: * has no meaning in this one")
 		}
 		return everything, nil
 	}

@@ -22,7 +22,10 @@ func newInjector(log *slog.Logger) (*inject.Injector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return inject.NewInjector(settings, log, prometheus.NewRegistry()), nil
+	namespace := func(_ context.Context, name string) (mesh.Namespace, error) {
+		return mesh.Namespace{Name: name, Labels: map[string]string{mesh.InjectionLabel: "enabled"}}, nil
+	}
+	return inject.NewInjector(inject.Config{Settings: settings, Namespace: namespace, Log: log, Metrics: prometheus.NewRegistry()}), nil
 }
 
 // injectorHandler puts the injector behind HTTP as cmd/injector does.

@@ -60,11 +60,11 @@ func written(t *testing.T, path string, settings inject.Settings) []string {
 		if err != nil {
 			continue
 		}
-		ops, err := inject.Edit(pod, settings)
+		injection, err := inject.Edit(pod, inject.Situation{Namespace: mesh.Namespace{Name: "shop"}}, settings)
 		if err != nil {
 			continue
 		}
-		for _, op := range ops {
+		for _, op := range injection.Ops {
 			var added []corev1.Container
 			var one corev1.Container
 			if json.Unmarshal(op.Value, &added) != nil && json.Unmarshal(op.Value, &one) == nil {
