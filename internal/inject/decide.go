@@ -31,7 +31,7 @@ var osLabels = []string{"kubernetes.io/os", "beta.kubernetes.io/os"}
 // its annotation, and where these say nothing the settings' selectors and policy.
 func Decide(pod *Pod, ns mesh.Namespace, s Settings) (Decision, error) {
 	d := decide(pod, ns, s)
-	if d.Inject || !strict(ns) || d.Reason == MirrorPod || d.Reason == IgnoredNamespace || d.Reason == NeverSelected || d.Reason == PolicyDisabled {
+	if d.Inject || !strict(ns) || d.Reason == MirrorPod || d.Reason == IgnoredNamespace {
 		return d, nil
 	}
 	return d, &Refusal{Reason: StrictCapture, Field: "metadata.namespace", Problem: fmt.Sprintf(

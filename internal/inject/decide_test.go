@@ -90,7 +90,7 @@ func TestDecideByDefault(t *testing.T) {
 	}
 }
 
-// TestStrictNamespacesLeaveNobodyOut, but for what the operator chose.
+// TestStrictNamespacesLeaveNobodyOut, whoever wanted it.
 func TestStrictNamespacesLeaveNobodyOut(t *testing.T) {
 	ns := mesh.Namespace{Name: "vault", Labels: map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}}
 	for text, refused := range map[string]bool{

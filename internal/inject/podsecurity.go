@@ -16,7 +16,7 @@ import (
 // podSecurity returns what pod security admission would refuse of the sidecar in a
 // namespace of that enforced level, as a warning; "" where it refuses nothing. The API
 // server says the same in its own words when it refuses the pod, but not what to do.
-func podSecurity(ns mesh.Namespace, added []json.RawMessage, volumes []corev1.Volume) (string, error) {
+func podSecurity(checks policy.Evaluator, ns mesh.Namespace, added []json.RawMessage, volumes []corev1.Volume) (string, error) {
 	if ns.Labels[api.EnforceLevelLabel] == "" {
 		return "", nil
 	}
@@ -36,10 +36,6 @@ func podSecurity(ns mesh.Namespace, added []json.RawMessage, volumes []corev1.Vo
 			return "", err
 		}
 		spec.InitContainers = append(spec.InitContainers, c)
-	}
-	checks, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
-	if err != nil {
-		return "", err
 	}
 	var violations []string
 	for _, result := range checks.EvaluatePod(enforced.Enforce, &metav1.ObjectMeta{}, &spec) {

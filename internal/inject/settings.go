@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
@@ -81,6 +82,7 @@ type Settings struct {
 	probeFrom                 list
 	trust                     []trustRule
 	overlays                  Overlays
+	standards                 policy.Evaluator // of pod security
 
 	defaults map[string]string
 	mesh     options           // what a pod gets that says nothing
@@ -157,6 +159,8 @@ func NewSettings(o Options) (Settings, error) {
 	s.mesh, err = s.meshOptions()
 	errs = append(errs, err)
 	errs = append(errs, s.checkAliases())
+	s.standards, err = policy.NewEvaluator(policy.DefaultChecks(), nil)
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return Settings{}, err
 	}

@@ -36,7 +36,7 @@ func (e *edit) advise() {
 
 // preflight looks at what is added as pod security admission will.
 func (e *edit) preflight(added []json.RawMessage) {
-	warning, err := podSecurity(e.ns, added, e.sidecar.volumes)
+	warning, err := podSecurity(e.settings.standards, e.ns, added, e.sidecar.volumes)
 	if err != nil {
 		e.fail(err)
 	} else if warning != "" {
