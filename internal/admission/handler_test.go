@@ -204,19 +204,20 @@ func TestPhases(t *testing.T) {
 		}
 		expect(200, slowly) // reads until 2 s (data, then the end), decides until 5 s
 		time.Sleep(2 * time.Second)
-		expect(200)                                                          // waits for its turn until 5 s
+		expect(200)                                                          // waits for its turn until 5 s, decides until 8 s
 		expect(503, func(r *http.Request) { r.URL.RawQuery = "timeout=1s" }) // finds no room until 3 s
+		expect(200)                                                          // finds room at 5 s and has its turn at 8 s
 		expect(405, func(r *http.Request) { r.Method = http.MethodGet })     // enters no phase
 		wg.Wait()
 		for _, times := range spent {
 			slices.Sort(times)
 		}
 		want := map[string][]time.Duration{
-			"waiting":  {0, time.Second, 3 * time.Second},
-			"reading":  {0, 2 * time.Second},
-			"decoding": {0, 0},
-			"deciding": {3 * time.Second, 3 * time.Second},
-			"encoding": {0, 0},
+			"waiting":  {0, time.Second, 3 * time.Second, 6 * time.Second},
+			"reading":  {0, 0, 2 * time.Second},
+			"decoding": {0, 0, 0},
+			"deciding": {3 * time.Second, 3 * time.Second, 3 * time.Second},
+			"encoding": {0, 0, 0},
 		}
 		if diff := cmp.Diff(want, spent); diff != "" {
 			t.Errorf("-want +got\n%s", diff)

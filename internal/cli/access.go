@@ -38,7 +38,9 @@ func (a *access) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return kubernetes.NewForConfig(rest.AddUserAgent(config, "garrison"))
+	config = rest.AddUserAgent(config, "garrison")
+	config.QPS, config.Burst = 50, 300 // as kubectl: somebody is waiting
+	return kubernetes.NewForConfig(config)
 }
 
 // namespace returns the namespace that was asked for, else the context's, else
