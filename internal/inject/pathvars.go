@@ -9,8 +9,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -32,29 +30,29 @@ var envName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 // into a whole URL and takes values as they are.
 //
 // Variables come in the order of the path. The error names the part that is wrong.
-func PathVariables(path string) ([]corev1.EnvVar, error) {
+func PathVariables(path string) ([]Variable, error) {
 	path = strings.Trim(path, "/")
 	if path == "" {
 		return nil, nil
 	}
 	if len(path) > maxPath {
-		return nil, fmt.Errorf("path: more than %d bytes", maxPath)
+		return nil, fmt.Errorf("more than %d bytes", maxPath)
 	}
 	pairs, err := pathPairs(path)
 	if err != nil {
-		return nil, fmt.Errorf("path: %w", err)
+		return nil, err
 	}
 	if len(pairs) > maxPathVariables {
-		return nil, fmt.Errorf("path: sets %d variables, at most %d", len(pairs), maxPathVariables)
+		return nil, fmt.Errorf("sets %d variables, at most %d", len(pairs), maxPathVariables)
 	}
-	var vars []corev1.EnvVar
+	var vars []Variable
 	for _, pair := range pairs {
 		v, err := pathVariable(pair)
 		if err != nil {
-			return nil, fmt.Errorf("path: %w", err)
+			return nil, err
 		}
-		if slices.ContainsFunc(vars, func(other corev1.EnvVar) bool { return other.Name == v.Name }) {
-			return nil, fmt.Errorf("path: sets %s twice", v.Name)
+		if slices.ContainsFunc(vars, func(other Variable) bool { return other.Name == v.Name }) {
+			return nil, fmt.Errorf("sets %s twice", v.Name)
 		}
 		vars = append(vars, v)
 	}
@@ -85,8 +83,9 @@ func pathPairs(path string) ([][2]string, error) {
 }
 
 // pathVariable checks one pair.
-func pathVariable(pair [2]string) (v corev1.EnvVar, err error) {
+func pathVariable(pair [2]string) (v Variable, err error) {
 	key, value := pair[0], pair[1]
+	v.Value = value
 	if len(key) > maxPathPart || len(value) > maxPathPart {
 		return v, fmt.Errorf("%.64q: more than %d bytes", key, maxPathPart)
 	}
@@ -109,8 +108,6 @@ func pathVariable(pair [2]string) (v corev1.EnvVar, err error) {
 	case ownVariable(v.Name):
 		return v, fmt.Errorf("%q: %s is the injector's to set", key, v.Name)
 	}
-	// The kubelet expands $(NAME); what a path says is meant as it stands.
-	v.Value = strings.ReplaceAll(value, "$", "$$")
 	return v, nil
 }
 

@@ -41,7 +41,7 @@ func called(t testing.TB, installed []*admissionregistrationv1.MutatingWebhookCo
 	t.Helper()
 	var names []string
 	for _, c := range installed {
-		for _, s := range Select(c, ns, pod, holds) {
+		for _, s := range Select(c, ns, pod, fulfilled) {
 			if s.Called {
 				names = append(names, strings.TrimPrefix(c.Name, "istio-")+"/"+strings.TrimSuffix(s.Entry, "."+mesh.InjectorWebhookSuffix))
 			}
@@ -53,7 +53,7 @@ func called(t testing.TB, installed []*admissionregistrationv1.MutatingWebhookCo
 	return strings.Join(names, " ")
 }
 
-func holds(admissionregistrationv1.MatchCondition) (bool, error) { return true, nil }
+func fulfilled(admissionregistrationv1.MatchCondition) (bool, error) { return true, nil }
 
 // Which entries the API server calls for a namespace and a pod, in a cluster with
 // the default installation, a revision canary, and a tag prod on that, and in one
@@ -186,7 +186,7 @@ func TestSelectAgrees(t *testing.T) {
 		everyLabels(func(ns, pod labels.Set) {
 			for _, name := range []string{"shop", "kube-system", "local-path-storage"} {
 				full := labels.Merge(ns, labels.Set{corev1.LabelMetadataName: name})
-				for i, s := range Select(c, mesh.Namespace{Name: name, Labels: ns}, pod, holds) {
+				for i, s := range Select(c, mesh.Namespace{Name: name, Labels: ns}, pod, fulfilled) {
 					want := matches(t, c.Webhooks[i].NamespaceSelector, full) && matches(t, c.Webhooks[i].ObjectSelector, pod)
 					if s.Called != want {
 						t.Errorf("%s, namespace %v, pod %v: called %v because %q, want %v", s.Entry, full, pod, s.Called, s.Why, want)
@@ -267,7 +267,7 @@ func TestSelectSays(t *testing.T) {
 	}
 	for _, tc := range cases {
 		var got []string
-		for _, s := range Select(tc.config, mesh.Namespace{Name: "shop", Labels: set(t, tc.namespace)}, set(t, tc.pod), holds) {
+		for _, s := range Select(tc.config, mesh.Namespace{Name: "shop", Labels: set(t, tc.namespace)}, set(t, tc.pod), fulfilled) {
 			got = append(got, s.Why)
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
