@@ -12,11 +12,14 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// router returns what is served to the API server.
+// router returns what is served to the API server. What a webhook configuration
+// adds to the path sets variables of the sidecar: inject.PathVariables.
 func router(i *inject.Injector, limits admission.Limits, log *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.Use(recovered(log))
-	r.Method(http.MethodPost, mesh.InjectPath, admission.Handler(i.Admit, limits))
+	h := admission.Handler(i.Admit, admission.Config{Limits: limits})
+	r.Method(http.MethodPost, mesh.InjectPath, h)
+	r.Method(http.MethodPost, mesh.InjectPath+"/*", h)
 	return r
 }
 

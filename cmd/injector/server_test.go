@@ -194,7 +194,9 @@ func TestRoutes(t *testing.T) {
 	secret := issued(t, 1)
 	own.update(secret)
 	url, client := server(t, own), caller(secret.Data[mesh.CertRoot], false)
-	for path, want := range map[string]int{mesh.InjectPath: 405, "/": 404, "/metrics": 404} {
+	for path, want := range map[string]int{
+		mesh.InjectPath: 405, mesh.InjectPath + "/cluster/c": 405, mesh.InjectPath + "ed": 404, "/": 404, "/metrics": 404,
+	} {
 		r, err := client.Get(url + path)
 		if err != nil {
 			t.Fatal(err)
@@ -209,7 +211,7 @@ func TestRoutes(t *testing.T) {
 func TestPanicIsAnsweredAndLogged(t *testing.T) {
 	var lines bytes.Buffer
 	h := recovered(slog.New(slog.NewTextHandler(&lines, nil)))(admission.Handler(
-		func(context.Context, *admission.Request) admission.Response { panic("at the disco") }, admission.Limits{}))
+		func(context.Context, *admission.Request) admission.Response { panic("at the disco") }, admission.Config{}))
 	r := httptest.NewRequest(http.MethodPost, mesh.InjectPath, strings.NewReader(review))
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()

@@ -10,8 +10,12 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // Limits bound what one server takes at a time. Zero values mean the defaults
@@ -31,18 +35,37 @@ const (
 	bodyTimeout       = 5 * time.Second // a client that only pretends to send must not keep others out
 )
 
+// Config is what a handler can be told. Its zero value is the default limits, with
+// nobody watching.
+type Config struct {
+	Limits Limits
+
+	// Observe is told how long a request was in each phase that it entered: waiting
+	// (for room, then for its turn), reading, decoding, deciding, encoding.
+	Observe func(phase string, took time.Duration)
+
+	// Refused is told the HTTP status of each request that is answered without a
+	// review, and so without admit having counted it: 400 not readable, 405 and 415
+	// not a review, 408 and 503 too late, 413 too large.
+	Refused func(code int)
+}
+
 // Handler answers admission reviews by what admit says. The context that admit
 // gets ends when the API server no longer waits: it says how long that is in the
 // query.
-func Handler(admit func(context.Context, *Request) Response, l Limits) http.Handler {
-	h := &handler{admit: admit, body: cmp.Or(l.Body, defaultBody), timeout: cmp.Or(l.Timeout, defaultTimeout)}
-	h.slots = make(chan struct{}, cmp.Or(l.Concurrent, defaultConcurrent))
-	h.turns = make(chan struct{}, cmp.Or(l.Deciding, defaultDeciding))
-	return h
+func Handler(admit func(context.Context, *Request) Response, c Config) http.Handler {
+	return &handler{
+		admit: admit, observe: c.Observe, refused: c.Refused,
+		body: cmp.Or(c.Limits.Body, defaultBody), timeout: cmp.Or(c.Limits.Timeout, defaultTimeout),
+		slots: make(chan struct{}, cmp.Or(c.Limits.Concurrent, defaultConcurrent)),
+		turns: make(chan struct{}, cmp.Or(c.Limits.Deciding, defaultDeciding)),
+	}
 }
 
 type handler struct {
 	admit   func(context.Context, *Request) Response
+	observe func(string, time.Duration) // may be nil, as may refused
+	refused func(int)
 	body    int64
 	timeout time.Duration
 	slots   chan struct{} // one is held from before the body is read to the answer
@@ -58,6 +81,9 @@ type problem struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, p := h.answer(w, r)
 	if p != nil {
+		if h.refused != nil {
+			h.refused(p.code)
+		}
 		if p.code == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", http.MethodPost)
 		}
@@ -86,14 +112,19 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) ([]byte, *probl
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
+	watch := stopwatch{began: time.Now()}
+	defer watch.report(h.observe)
 
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
 	case <-ctx.Done():
+		watch.end(waiting)
 		return nil, h.busy(timeout)
 	}
+	watch.end(waiting)
 	body, p := h.read(w, r)
+	watch.end(reading)
 	if p != nil {
 		return nil, p
 	}
@@ -101,13 +132,20 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) ([]byte, *probl
 	case h.turns <- struct{}{}:
 		defer func() { <-h.turns }()
 	case <-ctx.Done():
+		watch.end(waiting)
 		return nil, h.busy(timeout)
 	}
-	request, err := parse(body)
+	watch.end(waiting)
+	asked, err := parse(body)
+	watch.end(decoding)
 	if err != nil {
 		return nil, &problem{http.StatusBadRequest, fmt.Errorf("AdmissionReview: %w", err)}
 	}
-	answer, err := json.Marshal(h.admit(ctx, request).review(request.UID))
+	asked.Request.Path = strings.TrimPrefix(r.URL.Path, mesh.InjectPath)
+	says := h.admit(ctx, asked.Request)
+	watch.end(deciding)
+	answer, err := json.Marshal(asked.answer(says))
+	watch.end(encoding)
 	if err != nil {
 		return nil, &problem{http.StatusInternalServerError, fmt.Errorf("answer: %w", err)}
 	}
@@ -133,6 +171,8 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) ([]byte, *problem
 	switch {
 	case errors.As(err, &over):
 		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &problem{http.StatusRequestTimeout, fmt.Errorf("body: not all there after %s", bodyTimeout)}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, &problem{http.StatusBadRequest, errors.New("body: ends early")}
 	case err != nil:

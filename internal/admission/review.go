@@ -1,6 +1,6 @@
-// Package admission speaks the AdmissionReview protocol of Kubernetes, version
-// admission.k8s.io/v1: it turns the API server's HTTP requests into [Request]
-// values and [Response] values into answers.
+// Package admission speaks the AdmissionReview protocol of Kubernetes, versions
+// admission.k8s.io/v1 and v1beta1: it turns the API server's HTTP requests into
+// [Request] values and [Response] values into answers.
 //
 // It refuses what is no review before anybody decides on it: other methods and
 // content types, bodies over a limit, more requests at a time than memory was
@@ -31,7 +31,10 @@ type Request struct {
 	Namespace   string                      `json:"namespace"`
 	Operation   admissionv1.Operation       `json:"operation"`
 	Object      json.RawMessage             `json:"object"` // null or absent on DELETE
-	Path        string                      `json:"-"`      // of the URL, below that of the webhook
+
+	// Path is what follows mesh.InjectPath in the URL that the webhook configuration
+	// names: "" or begins with a slash. Whoever reaches the port can write it.
+	Path string `json:"-"`
 }
 
 // Response is the answer to a request.
@@ -50,45 +53,49 @@ type review struct {
 	Request    *Request `json:"request"`
 }
 
-var apiVersion = admissionv1.SchemeGroupVersion.String()
+// Versions of the protocol. What is read and written here has the same form in both.
+const (
+	v1      = "admission.k8s.io/v1"
+	v1beta1 = "admission.k8s.io/v1beta1"
+)
 
 // parse reads a review. The error names the field that is wrong.
-func parse(body []byte) (*Request, error) {
-	var r review
+func parse(body []byte) (r review, err error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &r); err != nil {
 		var mistyped *json.UnmarshalTypeError
 		if errors.As(err, &mistyped) && mistyped.Field != "" {
-			return nil, fmt.Errorf("%s: a JSON %s cannot stand here", mistyped.Field, mistyped.Value)
+			return review{}, fmt.Errorf("%s: a JSON %s cannot stand here", mistyped.Field, mistyped.Value)
 		}
-		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
+		return review{}, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	switch {
 	case r.Kind != "AdmissionReview":
-		return nil, fmt.Errorf("kind: %.64q, want AdmissionReview", r.Kind)
-	case r.APIVersion != apiVersion:
-		return nil, fmt.Errorf("apiVersion: %.64q, want %s", r.APIVersion, apiVersion)
+		return review{}, fmt.Errorf("kind: %.64q, want AdmissionReview", r.Kind)
+	case r.APIVersion != v1 && r.APIVersion != v1beta1:
+		return review{}, fmt.Errorf("apiVersion: %.64q, want %s or %s", r.APIVersion, v1, v1beta1)
 	case r.Request == nil:
-		return nil, errors.New("request: missing")
+		return review{}, errors.New("request: missing")
 	case r.Request.UID == "":
-		return nil, errors.New("request.uid: missing")
+		return review{}, errors.New("request.uid: missing")
 	}
-	return r.Request, nil
+	return r, nil
 }
 
-// review returns the answer as the API server expects it.
-func (r Response) review(uid types.UID) *admissionv1.AdmissionReview {
+// answer returns the response as the API server expects it: in the version that it
+// asked in, with the UID that it asked about.
+func (r review) answer(says Response) *admissionv1.AdmissionReview {
 	out := &admissionv1.AdmissionResponse{
-		UID: uid, Allowed: r.Allowed, Warnings: r.Warnings, AuditAnnotations: r.Audit,
+		UID: r.Request.UID, Allowed: says.Allowed, Warnings: says.Warnings, AuditAnnotations: says.Audit,
 	}
-	if !r.Allowed {
+	if !says.Allowed {
 		// 403 is what the API server answers its own client with.
-		out.Result = &metav1.Status{Status: metav1.StatusFailure, Message: r.Message, Reason: metav1.StatusReasonForbidden, Code: 403}
+		out.Result = &metav1.Status{Status: metav1.StatusFailure, Message: says.Message, Reason: metav1.StatusReasonForbidden, Code: 403}
 	}
-	if r.Allowed && len(r.Patch) > 0 {
-		out.Patch, out.PatchType = r.Patch, new(admissionv1.PatchTypeJSONPatch)
+	if says.Allowed && len(says.Patch) > 0 {
+		out.Patch, out.PatchType = says.Patch, new(admissionv1.PatchTypeJSONPatch)
 	}
 	return &admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: apiVersion, Kind: "AdmissionReview"},
+		TypeMeta: metav1.TypeMeta{APIVersion: r.APIVersion, Kind: "AdmissionReview"},
 		Response: out,
 	}
 }
