@@ -85,12 +85,12 @@ func TestPackPod(t *testing.T) {
 }
 
 func testListPods(t *testing.T, l lab) {
-	const ns, count = "list-of-pods", 2*podPage + 7
+	const ns, page, count = "list-of-pods", 5, 12
 	l.namespace(t, ns, nil)
 	l.account(t, ns, "default")
 	for i := range count {
 		pod := testPod()
-		pod.Name = fmt.Sprintf("p%03d", i)
+		pod.Name = fmt.Sprintf("p%02d", i)
 		if _, err := l.admin.Client.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -100,13 +100,17 @@ func testListPods(t *testing.T, l lab) {
 	// As an informer asks at first, which no API server divides.
 	list, err := listTrimmed(t.Context(), metav1.ListOptions{ResourceVersion: "0", Limit: 500}, func(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
 		pages++
+		if o.Limit != podPage {
+			t.Errorf("asked for %d pods", o.Limit)
+		}
+		o.Limit = page
 		return api.Client.CoreV1().Pods(ns).List(ctx, o)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, pod := range list.Items {
-		if pod.Name != fmt.Sprintf("p%03d", i) || pod.Spec.Containers[0].Name != "app" || pod.Spec.Containers[0].Image != "" {
+		if pod.Name != fmt.Sprintf("p%02d", i) || pod.Spec.Containers[0].Name != "app" || pod.Spec.Containers[0].Image != "" {
 			t.Fatalf("pod %d: %v", i, pod)
 		}
 	}
