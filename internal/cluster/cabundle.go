@@ -154,7 +154,7 @@ func (b *bundleLoop) keep(ctx context.Context, k key) (again time.Duration, err 
 	if pause := b.pause(k); pause > 0 {
 		return pause, nil
 	}
-	applied, err := b.api.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Apply(ctx,
+	_, err = b.api.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Apply(ctx,
 		bundleOnly(webhook, b.EntrySuffix, bundle),
 		metav1.ApplyOptions{FieldManager: mesh.InjectorFieldManager, Force: true})
 	if err != nil {
@@ -163,8 +163,6 @@ func (b *bundleLoop) keep(ctx context.Context, k key) (again time.Duration, err 
 	b.repaired(k)
 	b.applied.Inc()
 	b.log.InfoContext(ctx, "applied caBundle", "webhook", k.Name, "entries", h.differing)
-	h = look(applied, b.EntrySuffix, certificates, b.Served(), time.Now())
-	b.report(ctx, k, &h)
 	return again, nil
 }
 
