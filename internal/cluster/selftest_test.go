@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -53,7 +54,15 @@ func TestSelfTest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
 		start := time.Now()
+		var mu sync.Mutex
 		var tries []time.Duration
+		take := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			taken := tries
+			tries = nil
+			return taken
+		}
 		broken := func() bool {
 			since := time.Since(start)
 			return since < time.Hour || since > 2*time.Hour && since < 3*time.Hour
@@ -63,7 +72,9 @@ func TestSelfTest(t *testing.T) {
 			if diff := cmp.Diff([]string{metav1.DryRunAll}, create.CreateOptions.DryRun); diff != "" || create.GetNamespace() != "garrison-self-test" {
 				t.Errorf("in %s, dry run %s", create.GetNamespace(), diff)
 			}
+			mu.Lock()
 			tries = append(tries, time.Since(start))
+			mu.Unlock()
 			pod := create.Object.(*corev1.Pod).DeepCopy()
 			if !broken() {
 				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "istio-proxy"})
@@ -91,36 +102,33 @@ injector_self_test_passed_seconds %v
 		}
 		later(59 * time.Minute)
 		expect(0, time.Time{})
-		if n := len(tries); n < 55 || n > 75 {
+		failing := take()
+		if n := len(failing); n < 55 || n > 75 {
 			t.Errorf("tried %d times in an hour", n)
 		}
-		if first := tries[1] - tries[0]; first > 2*time.Second {
+		if first := failing[1] - failing[0]; first > 2*time.Second {
 			t.Errorf("the second try came %v after the first", first)
 		}
-		tries = nil
 		later(58 * time.Minute)
-		if n := len(tries); n < 5 || n > 8 {
+		passing := take()
+		if n := len(passing); n < 5 || n > 8 {
 			t.Errorf("tried %d times in an hour of success", n)
 		}
-		expect(1, start.Add(tries[len(tries)-1]))
+		last := start.Add(passing[len(passing)-1])
+		expect(1, last)
 		later(20 * time.Minute)
-		expect(0, start.Add(tries[len(tries)-1-failuresAtTheEnd(tries)]))
+		for _, at := range take() {
+			if at < 2*time.Hour {
+				last = start.Add(at)
+			}
+		}
+		expect(0, last)
 		later(time.Hour)
 		stop()
 		if got, want := strings.Count(lines.String(), "\n"), 4; got != want || strings.Count(lines.String(), errNoSidecar.Error()) != 2 {
 			t.Errorf("%d lines, want %d:\n%s", got, want, &lines)
 		}
 	})
-}
-
-// failuresAtTheEnd counts the tries after two hours.
-func failuresAtTheEnd(tries []time.Duration) (n int) {
-	for _, at := range tries {
-		if at > 2*time.Hour {
-			n++
-		}
-	}
-	return n
 }
 
 // What can be in its way, as a real API server says it, and what it is then told.
