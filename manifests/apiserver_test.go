@@ -1,6 +1,7 @@
 package manifests_test
 
 import (
+	"cmp"
 	"encoding/base64"
 	"os"
 	"strings"
@@ -43,6 +44,7 @@ func TestAPIServer(t *testing.T) {
 		"installing keeps the caBundle":    testBundleKept,
 		"Citadel may write one ConfigMap":  testConfigMapRights,
 		"nobody reads the mesh's root key": testRootKeyRights,
+		"pods are only tried out":          testDryRunOnly,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
 	}
@@ -90,7 +92,7 @@ func (l lab) install(t *testing.T) {
 		plural, _ := meta.UnsafeGuessKindToResource(u.GroupVersionKind())
 		switch to = l.Resource(plural); u.GetKind() {
 		case "ServiceAccount", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget":
-			to = l.Resource(plural).Namespace(mesh.SystemNamespace)
+			to = l.Resource(plural).Namespace(cmp.Or(u.GetNamespace(), mesh.SystemNamespace))
 		}
 		if _, err := to.Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "garrison-install"}); err != nil {
 			t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
@@ -290,6 +292,45 @@ func testRootKeyRights(t *testing.T, l lab) {
 	own := "metadata.name=" + mesh.WorkloadSecret(mesh.ServerAccount(mesh.InjectorService))
 	if _, err := injector.List(t.Context(), metav1.ListOptions{FieldSelector: own}); err != nil {
 		t.Errorf("the injector lists its own Secret: %v", err)
+	}
+}
+
+// The injector may ask what would become of a pod, and nobody can make one there.
+func testDryRunOnly(t *testing.T, l lab) {
+	account := object(t, &corev1.ServiceAccount{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
+		ObjectMeta: metav1.ObjectMeta{Name: "default"},
+	})
+	if _, err := l.Resource(accounts).Namespace(mesh.SelfTestNamespace).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod := object(t, &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		// Left out of injection: nobody answers for the webhook here.
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{mesh.InjectLabel: "false"}},
+		Spec: corev1.PodSpec{
+			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: new(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			Containers: []corev1.Container{{Name: "c", Image: "i", SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			}}},
+		},
+	})
+	for who, client := range map[string]dynamic.Interface{"the injector": l.as(t, mesh.ServerAccount(mesh.InjectorService)), "the administrator": l} {
+		there := client.Resource(pods).Namespace(mesh.SelfTestNamespace)
+		eventually(t, who+" makes no pod", func() bool {
+			_, err := there.Create(t.Context(), pod, metav1.CreateOptions{})
+			if err == nil { // the policy is not in force yet
+				err = l.Resource(pods).Namespace(mesh.SelfTestNamespace).Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
+			}
+			return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "only tried out")
+		})
+		if _, err := there.Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
+			t.Errorf("%s by dry run: %v", who, err)
+		}
+	}
+	injector := l.as(t, mesh.ServerAccount(mesh.InjectorService)).Resource(pods)
+	if _, err := injector.Namespace(metav1.NamespaceDefault).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); !apierrors.IsForbidden(err) {
+		t.Errorf("the injector in another namespace: %v", err)
 	}
 }
 

@@ -42,7 +42,8 @@ type kustomization struct {
 		Name  string
 		Files []string
 	}
-	Labels []struct{ Pairs map[string]string }
+	Transformers []string
+	Labels       []struct{ Pairs map[string]string }
 }
 
 func readKustomization(t *testing.T) kustomization {
@@ -113,6 +114,9 @@ func TestKustomizationIsComplete(t *testing.T) {
 			t.Errorf("%s is in no list", file)
 		}
 	}
+	if len(k.Transformers) != 1 || !strings.Contains(k.Transformers[0], "namespace: "+mesh.SystemNamespace) || !strings.Contains(k.Transformers[0], "unsetOnly: true") {
+		t.Errorf("transformers %q, want one that puts what names no namespace into %s", k.Transformers, mesh.SystemNamespace)
+	}
 	if len(k.Labels) != 1 || k.Labels[0].Pairs[mesh.ManagedByLabel] != mesh.ManagedBy {
 		t.Errorf("labels %v, want %s=%s on everything: install and uninstall go by it", k.Labels, mesh.ManagedByLabel, mesh.ManagedBy)
 	}
@@ -130,10 +134,22 @@ func TestKustomizationIsComplete(t *testing.T) {
 	}
 }
 
-func TestNamespace(t *testing.T) {
-	ns := all[*corev1.Namespace](t)[0]
-	if ns.Name != mesh.SystemNamespace || ns.Labels[mesh.InjectionLabel] != "disabled" || ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
-		t.Errorf("namespace %s %v", ns.Name, ns.Labels)
+func TestNamespaces(t *testing.T) {
+	got := map[string]map[string]string{}
+	for _, ns := range all[*corev1.Namespace](t) {
+		got[ns.Name] = ns.Labels
+	}
+	labels := func(injection string) map[string]string {
+		return map[string]string{
+			mesh.InjectionLabel:                  injection,
+			"pod-security.kubernetes.io/enforce": "restricted",
+			"pod-security.kubernetes.io/audit":   "restricted",
+			"pod-security.kubernetes.io/warn":    "restricted",
+		}
+	}
+	want := map[string]map[string]string{mesh.SystemNamespace: labels("disabled"), mesh.SelfTestNamespace: labels("enabled")}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -256,7 +272,7 @@ func TestRules(t *testing.T) {
 		add("cluster "+r.Name, r.Rules)
 	}
 	for _, r := range all[*rbacv1.Role](t) {
-		add(r.Name, r.Rules)
+		add(strings.TrimPrefix(r.Namespace+" "+r.Name, " "), r.Rules)
 	}
 	want := map[string][]string{
 		"cluster garrison-citadel": {
@@ -272,7 +288,19 @@ func TestRules(t *testing.T) {
 			"coordination.k8s.io/leases[" + mesh.CitadelLease + "] get,update",
 		},
 		"cluster garrison-injector": {
-			"admissionregistration.k8s.io/mutatingwebhookconfigurations[" + mesh.InjectorWebhook + "] list,watch,patch",
+			"admissionregistration.k8s.io/mutatingwebhookconfigurations[] list,watch",
+			"admissionregistration.k8s.io/mutatingwebhookconfigurations[" + mesh.InjectorWebhook + "] patch",
+			"/namespaces[] get,list,watch",
+			"/nodes[] list,watch",
+			"/pods[] list,watch",
+			"apps/replicasets[] get",
+			"/events[] create",
+		},
+		"garrison-injector-overlays": {
+			"/configmaps[" + mesh.OverlaysConfigMap + "] list,watch",
+		},
+		mesh.SelfTestNamespace + " garrison-injector": {
+			"/pods[] create", // by dry run: TestAPIServer
 		},
 		"garrison-injector": {
 			"/secrets[" + mesh.WorkloadSecret(mesh.ServerAccount(mesh.InjectorService)) + "] list,watch",

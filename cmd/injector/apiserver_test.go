@@ -57,7 +57,7 @@ func TestAPIServer(t *testing.T) {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 
-	// Another root altogether: certificate and caBundle must both follow.
+	// Another root altogether: the caBundle must follow, and the certificate may after it.
 	second := issued(t, 2)
 	second.Namespace = mesh.SystemNamespace
 	if _, err := l.CoreV1().Secrets(mesh.SystemNamespace).Update(t.Context(), second, metav1.UpdateOptions{}); err != nil {
@@ -65,7 +65,7 @@ func TestAPIServer(t *testing.T) {
 	}
 	l.eventually(t, "the caBundle of the second root", func(ctx context.Context) error {
 		webhook, err := l.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, mesh.InjectorWebhook, metav1.GetOptions{})
-		if err == nil && !bytes.Equal(webhook.Webhooks[0].ClientConfig.CABundle, second.Data[mesh.CertRoot]) {
+		if err == nil && !bytes.Contains(webhook.Webhooks[0].ClientConfig.CABundle, second.Data[mesh.CertRoot]) {
 			err = context.DeadlineExceeded
 		}
 		return err
@@ -145,7 +145,10 @@ func (l lab) prepare(t *testing.T, url string) {
 	}
 	none, ifNeeded := admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.IfNeededReinvocationPolicy
 	webhook := &admissionregistrationv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: mesh.InjectorWebhook},
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   mesh.InjectorWebhook,
+			Labels: map[string]string{mesh.RevisionLabel: mesh.DefaultRevision, mesh.ManagedByLabel: mesh.ManagedBy},
+		},
 		Webhooks: []admissionregistrationv1.MutatingWebhook{{
 			Name: "namespace." + mesh.InjectorWebhookSuffix, ClientConfig: admissionregistrationv1.WebhookClientConfig{URL: &url},
 			Rules: []admissionregistrationv1.RuleWithOperations{{

@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		"caBundle": func(ctx context.Context) error {
 			lease := cluster.Lease{Namespace: c.namespace, Name: mesh.InjectorLease, Identity: c.podName, Log: log}
 			return api.Lead(ctx, lease, api.KeepCABundle(cluster.CABundleKeeper{
-				Bundle: own.roots, Changed: own.changed, Log: log, Metrics: metrics,
+				Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
 			}))
 		},
 		"admin": serve.Admin{

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,7 @@ const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","re
 func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	var lines bytes.Buffer
 	own := newCredentials(mesh.SystemNamespace, slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
+	own.settle = 0 // TestCASwap waits
 	url := server(t, own)
 	first, second := issued(t, 1), issued(t, 2)
 	ask := func(roots []byte, http2 bool) (*http.Response, error) {
@@ -132,7 +134,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 		}
 		return r, err
 	}
-	expect := func(s *corev1.Secret) {
+	expect := func(s *corev1.Secret, bundle ...[]byte) {
 		t.Helper()
 		for _, http2 := range []bool{false, true} {
 			r, err := ask(s.Data[mesh.CertRoot], http2)
@@ -143,8 +145,8 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 				t.Errorf("HTTP/%d, want %d", r.ProtoMajor, want)
 			}
 		}
-		if !bytes.Equal(own.roots(), s.Data[mesh.CertRoot]) {
-			t.Error("the bundle is not that of the Secret")
+		if want := slices.Concat(bundle...); !bytes.Equal(own.bundle(), want) {
+			t.Errorf("bundle %s, want %s", own.bundle(), want)
 		}
 	}
 	spoilt := map[string]*corev1.Secret{}
@@ -165,17 +167,18 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 		t.Error("serves and is ready without a certificate")
 	}
 	own.update(first)
-	expect(first)
+	root1, root2 := first.Data[mesh.CertRoot], second.Data[mesh.CertRoot]
+	expect(first, root1)
 	for what, secret := range spoilt {
 		own.update(secret)
-		if own.certificate.Leaf().SerialNumber.Int64() != 1 || !bytes.Equal(own.roots(), first.Data[mesh.CertRoot]) {
+		if own.certificate.Leaf().SerialNumber.Int64() != 1 || !bytes.Equal(own.bundle(), root1) {
 			t.Errorf("took a Secret with %s", what)
 		}
 	}
 	own.update(nil) // deleted
-	expect(first)
+	expect(first, root1)
 	own.update(second)
-	expect(second)
+	expect(second, root2, root1)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil {
 		t.Error("still serves the first certificate")
 	}

@@ -33,13 +33,20 @@ func TestAPIServer(t *testing.T) {
 	}
 	l := lab{admin: admin, config: config}
 	for name, test := range map[string]func(*testing.T, lab){
-		"caBundle":     testCABundle,
-		"secrets":      testSecrets,
-		"config maps":  testConfigMaps,
-		"lease":        testLease,
-		"CreateOrRead": testCreateOrRead,
-		"WatchSecret":  testWatchSecret,
-		"tokens":       testTokens,
+		"caBundle":       testCABundle,
+		"caBundle, tags": testCABundleTags,
+		"secrets":        testSecrets,
+		"config maps":    testConfigMaps,
+		"lease":          testLease,
+		"CreateOrRead":   testCreateOrRead,
+		"WatchSecret":    testWatchSecret,
+		"WatchConfigMap": testWatchConfigMap,
+		"namespaces":     testNamespaces,
+		"nodes":          testNodes,
+		"self-test":      testSelfTest,
+		"audit of pods":  testAuditPods,
+		"list of pods":   testListPods,
+		"tokens":         testTokens,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
 	}
@@ -54,7 +61,7 @@ type lab struct {
 // as returns a connection for a user with these rights, in all namespaces.
 func (l lab) as(t *testing.T, rules ...rbacv1.PolicyRule) *API {
 	t.Helper()
-	user := strings.ToLower(strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
+	user := userOf(t)
 	if _, err := l.admin.Client.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules,
 	}, metav1.CreateOptions{}); err != nil {
@@ -74,6 +81,24 @@ func (l lab) as(t *testing.T, rules ...rbacv1.PolicyRule) *API {
 		t.Fatal(err)
 	}
 	return api
+}
+
+// also gives these rights to the user of the test besides those that it has.
+func (l lab) also(t *testing.T, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	roles := l.admin.Client.RbacV1().ClusterRoles()
+	role, err := roles.Get(t.Context(), userOf(t), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	role.Rules = append(role.Rules, rules...)
+	if _, err := roles.Update(t.Context(), role, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func userOf(t *testing.T) string {
+	return strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ",", "").Replace(t.Name()))
 }
 
 // allow is a rule of RBAC: verbs on a resource, and on these names only if given.

@@ -1,20 +1,19 @@
 package cluster
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	admissionapply "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	admissioninformers "k8s.io/client-go/informers/admissionregistration/v1"
@@ -23,18 +22,26 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// CABundleKeeper says which entries of which MutatingWebhookConfiguration get
+// CABundleKeeper says which entries of which MutatingWebhookConfigurations get
 // which caBundle.
 type CABundleKeeper struct {
-	Webhook     string // name of the object; "": mesh.InjectorWebhook
+	// Revision, "" for mesh.DefaultRevision, selects the objects: those that are
+	// labelled with it and as Garrison's. Revision tags are objects of their own.
+	Revision    string
 	EntrySuffix string // of the names of our entries; "": mesh.InjectorWebhookSuffix
 
 	// Bundle returns the certificates, in PEM, by which the API server should know
 	// the webhook, or nothing as long as they are not known. It is asked after each
-	// word on Changed, which may be nil, and at least once per Resync.
+	// word on Changed, which may be nil, and at least once per Resync, by several
+	// workers at a time.
 	Bundle  func() []byte
 	Changed <-chan struct{}
 	Resync  time.Duration // 0: 15 s
+
+	// Served returns the certificate chain that the webhook presents, in PEM, or
+	// nothing as long as there is none. What the API server holds is compared with
+	// it, for the metrics and the log only. Nil: it is not.
+	Served func() []byte
 
 	Log     *slog.Logger          // nil: no log
 	Metrics prometheus.Registerer // nil: no metrics
@@ -43,15 +50,16 @@ type CABundleKeeper struct {
 // KeepCABundle returns a part for the leader: the entries that exist and whose
 // names end in the suffix have the caBundle that Bundle returns, put right by
 // server-side apply of that one field whenever it differs, also after somebody
-// else wrote it. Neither the object nor an entry is ever created. What does not
-// succeed is tried again, for ever, with growing pauses.
+// else wrote it. Neither an object nor an entry is ever created. What does not
+// succeed, for want of the right to patch an object perhaps, is tried again, for
+// ever, with growing pauses, while the others are kept.
 func (a *API) KeepCABundle(k CABundleKeeper) func(context.Context) error {
 	return func(ctx context.Context) error {
 		b, err := newBundleLoop(a, k)
 		if err != nil {
 			return err
 		}
-		defer b.differ.Set(0) // from now on the next leader tells
+		defer b.silence() // from now on the next leader tells
 		return b.run(ctx)
 	}
 }
@@ -60,93 +68,87 @@ type bundleLoop struct {
 	*loop
 	CABundleKeeper
 	api      *API
-	webhooks cache.Indexer // MutatingWebhookConfiguration of that name
-	differ   prometheus.Gauge
+	webhooks cache.Indexer // MutatingWebhookConfiguration of that revision
 	applied  prometheus.Counter
+
+	mu                        sync.Mutex
+	held                      map[string]held // by object
+	differ, untrust, notAfter prometheus.Gauge
 }
 
 func newBundleLoop(a *API, k CABundleKeeper) (*bundleLoop, error) {
-	if k.Webhook == "" {
-		k.Webhook = mesh.InjectorWebhook
-	}
-	if k.EntrySuffix == "" {
-		k.EntrySuffix = mesh.InjectorWebhookSuffix
+	k.Revision = cmp.Or(k.Revision, mesh.DefaultRevision)
+	k.EntrySuffix = cmp.Or(k.EntrySuffix, mesh.InjectorWebhookSuffix)
+	if k.Served == nil {
+		k.Served = func() []byte { return nil }
 	}
 	if k.Resync <= 0 {
 		k.Resync = 15 * time.Second
 	}
-	b := &bundleLoop{loop: newLoop(1, k.Log), CABundleKeeper: k, api: a}
+	b := &bundleLoop{loop: newLoop(workers, k.Log), CABundleKeeper: k, api: a, held: map[string]held{}}
 	b.sync = b.keep
-	var err error
-	if b.differ, err = registered(k.Metrics, prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "injector_webhook_ca_bundle_mismatches",
-		Help: "Webhook entries whose caBundle was not the one that the API server needs, when the leader last looked.",
-	})); err != nil {
-		return nil, err
+	for _, g := range []struct {
+		into *prometheus.Gauge
+		opts prometheus.GaugeOpts
+	}{
+		{&b.differ, prometheus.GaugeOpts{
+			Name: "injector_webhook_ca_bundle_mismatches",
+			Help: "Webhook entries whose caBundle was not the one that the API server needs, when the leader last looked.",
+		}},
+		{&b.untrust, prometheus.GaugeOpts{
+			Name: "injector_webhook_ca_bundle_untrusting",
+			Help: "Webhook entries by whose caBundle the API server does not trust the certificate that is served, when the leader last looked.",
+		}},
+		{&b.notAfter, prometheus.GaugeOpts{
+			Name: "injector_webhook_ca_bundle_not_after_seconds",
+			Help: "When the first certificate in the caBundles expires, in seconds since 1970; 0 while there is none.",
+		}},
+	} {
+		var err error
+		if *g.into, err = registered(k.Metrics, prometheus.NewGauge(g.opts)); err != nil {
+			return nil, err
+		}
 	}
+	var err error
 	if b.applied, err = registered(k.Metrics, prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "injector_webhook_ca_bundle_applied_total",
 		Help: "Times that the caBundle of webhook entries was put right.",
 	})); err != nil {
 		return nil, err
 	}
-	webhooks := admissioninformers.NewFilteredMutatingWebhookConfigurationInformer(a.Client, 0, cache.Indexers{}, only(k.Webhook))
+	webhooks := admissioninformers.NewFilteredMutatingWebhookConfigurationInformer(a.Client, 0, cache.Indexers{},
+		func(o *metav1.ListOptions) {
+			o.LabelSelector = labels.Set{mesh.RevisionLabel: k.Revision, mesh.ManagedByLabel: mesh.ManagedBy}.String()
+		})
 	b.webhooks = webhooks.GetIndexer()
-	return b, b.watch(webhooks, func(any) { b.queue.Add(key{Name: b.Webhook}) })
+	b.heed(k.Changed, b.webhooks)
+	return b, b.watch(webhooks, b.enqueue)
 }
 
-// run is the loop's, with somebody to hear of new bundles.
-func (b *bundleLoop) run(ctx context.Context) error {
-	heard := make(chan struct{})
-	ctx, cancel := context.WithCancel(ctx)
-	go func() { // owned here
-		defer close(heard)
-		b.hear(ctx)
-	}()
-	err := b.loop.run(ctx)
-	cancel()
-	<-heard
-	return err
-}
-
-func (b *bundleLoop) hear(ctx context.Context) {
-	changed := b.Changed
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case _, open := <-changed:
-			if !open {
-				changed = nil
-				continue
-			}
-			b.queue.Add(key{Name: b.Webhook})
-		}
-	}
-}
-
-// keep puts the caBundles right.
+// keep puts the caBundles of one object right.
 func (b *bundleLoop) keep(ctx context.Context, k key) (again time.Duration, err error) {
+	webhook, err := find[admissionv1.MutatingWebhookConfiguration](b.webhooks, k)
+	if err != nil {
+		return 0, err
+	}
+	if webhook == nil {
+		b.report(ctx, k, nil)
+		return 0, nil
+	}
 	again = wait.Jitter(b.Resync*4/5, 0.25)
 	bundle := b.Bundle()
-	if len(bundle) == 0 {
-		return again, nil
+	var certificates [][]byte
+	if len(bundle) > 0 {
+		if certificates, err = parseBundle(bundle); err != nil {
+			return 0, fmt.Errorf("bundle to apply: %w", err)
+		}
 	}
-	certificates, err := parseBundle(bundle)
-	if err != nil {
-		return 0, fmt.Errorf("bundle to apply: %w", err)
-	}
-	webhook, err := find[admissionv1.MutatingWebhookConfiguration](b.webhooks, k)
-	if err != nil || webhook == nil {
-		b.differ.Set(0)
-		return again, err
-	}
-	differing, found := compare(webhook, b.EntrySuffix, certificates)
-	b.differ.Set(float64(len(differing)))
-	if found == 0 {
+	h := look(webhook, b.EntrySuffix, certificates, b.Served(), time.Now())
+	b.report(ctx, k, &h)
+	if h.entries == 0 {
 		b.log.WarnContext(ctx, "webhook has no entry of ours", "webhook", k.Name, "suffix", b.EntrySuffix)
 	}
-	if len(differing) == 0 {
+	if len(h.differing) == 0 {
 		return again, nil
 	}
 	if pause := b.pause(k); pause > 0 {
@@ -159,26 +161,45 @@ func (b *bundleLoop) keep(ctx context.Context, k key) (again time.Duration, err 
 		return 0, fmt.Errorf("caBundle: %w", err)
 	}
 	b.repaired(k)
-	b.differ.Set(0)
 	b.applied.Inc()
-	b.log.InfoContext(ctx, "applied caBundle", "webhook", k.Name, "entries", differing)
+	b.log.InfoContext(ctx, "applied caBundle", "webhook", k.Name, "entries", h.differing)
 	return again, nil
 }
 
-// compare returns the names of our entries whose caBundle holds other certificates,
-// and the number of our entries.
-func compare(webhook *admissionv1.MutatingWebhookConfiguration, suffix string, want [][]byte) (differing []string, found int) {
-	for _, entry := range webhook.Webhooks {
-		if !strings.HasSuffix(entry.Name, suffix) {
-			continue
+// report makes known how one object was found, or that it is gone. What makes the
+// API server distrust us is logged when it changes.
+func (b *bundleLoop) report(ctx context.Context, k key, h *held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h == nil {
+		delete(b.held, k.Name)
+	} else {
+		if h.why != nil && !slices.Equal(b.held[k.Name].untrusting, h.untrusting) {
+			b.log.WarnContext(ctx, "API server does not trust what is served", "webhook", k.Name, "entries", h.untrusting, "err", h.why)
 		}
-		found++
-		have, err := parseBundle(entry.ClientConfig.CABundle)
-		if err != nil || !slices.EqualFunc(have, want, bytes.Equal) {
-			differing = append(differing, entry.Name)
+		b.held[k.Name] = *h
+	}
+	var differing, untrusting int
+	var first time.Time
+	for _, h := range b.held {
+		differing += len(h.differing)
+		untrusting += len(h.untrusting)
+		if first.IsZero() || !h.notAfter.IsZero() && h.notAfter.Before(first) {
+			first = h.notAfter
 		}
 	}
-	return differing, found
+	b.differ.Set(float64(differing))
+	b.untrust.Set(float64(untrusting))
+	b.notAfter.Set(0)
+	if !first.IsZero() {
+		b.notAfter.Set(float64(first.Unix()))
+	}
+}
+
+func (b *bundleLoop) silence() {
+	for _, gauge := range []prometheus.Gauge{b.differ, b.untrust, b.notAfter} {
+		gauge.Set(0)
+	}
 }
 
 // bundleOnly is the apply configuration that claims the caBundle of each of our
@@ -198,31 +219,4 @@ func bundleOnly(webhook *admissionv1.MutatingWebhookConfiguration, suffix string
 		}
 	}
 	return apply
-}
-
-// parseBundle returns the certificates of a PEM bundle in DER, sorted, each once:
-// two bundles with equal certificates make the API server trust the same.
-func parseBundle(bundle []byte) ([][]byte, error) {
-	var certificates [][]byte
-	for rest := bundle; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			if len(bytes.TrimSpace(rest)) > 0 {
-				return nil, errors.New("not PEM throughout")
-			}
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("PEM block of type %q, want CERTIFICATE", block.Type)
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return nil, err
-		}
-		certificates = append(certificates, block.Bytes)
-	}
-	if len(certificates) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	slices.SortFunc(certificates, bytes.Compare)
-	return slices.CompactFunc(certificates, bytes.Equal), nil
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,8 +12,10 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,7 +24,10 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -41,60 +47,13 @@ func certificate(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func TestParseBundle(t *testing.T) {
-	a, b := certificate(t), certificate(t)
-	both, err := parseBundle(slices.Concat(a, b))
-	if err != nil || len(both) != 2 {
-		t.Fatalf("two certificates: %d, %v", len(both), err)
-	}
-	for name, same := range map[string][]byte{
-		"other order":         slices.Concat(b, a),
-		"one twice":           slices.Concat(a, b, a),
-		"comments and spaces": slices.Concat([]byte("# roots\n\n"), a, []byte("\n\n"), b, []byte("\n \n")),
-	} {
-		got, err := parseBundle(same)
-		if err != nil || !slices.EqualFunc(got, both, bytes.Equal) {
-			t.Errorf("%s: not the same bundle (%v)", name, err)
-		}
-	}
-	for name, bad := range map[string][]byte{
-		"empty":     nil,
-		"text":      []byte("bundle\n"),
-		"trailing":  slices.Concat(a, []byte("bundle\n")),
-		"cut":       a[:len(a)-30],
-		"key":       pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
-		"not X.509": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}),
-	} {
-		if got, err := parseBundle(bad); err == nil {
-			t.Errorf("%s: %d certificates", name, len(got))
-		}
-	}
-}
-
-// FuzzParseBundle holds that what parses means the same written out plainly.
-func FuzzParseBundle(f *testing.F) {
-	f.Add([]byte(""))
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
-	f.Fuzz(func(t *testing.T, bundle []byte) {
-		certificates, err := parseBundle(bundle)
-		if err != nil {
-			return
-		}
-		var plain []byte
-		for _, der := range certificates {
-			plain = append(plain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-		}
-		again, err := parseBundle(plain)
-		if err != nil || !slices.EqualFunc(again, certificates, bytes.Equal) {
-			t.Errorf("%q: plain form differs (%v)", bundle, err)
-		}
-	})
-}
-
 func webhook(entries ...admissionv1.MutatingWebhook) *admissionv1.MutatingWebhookConfiguration {
 	return &admissionv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: mesh.InjectorWebhook}, Webhooks: entries,
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   mesh.InjectorWebhook,
+			Labels: map[string]string{mesh.RevisionLabel: mesh.DefaultRevision, mesh.ManagedByLabel: mesh.ManagedBy},
+		},
+		Webhooks: entries,
 	}
 }
 
@@ -109,6 +68,8 @@ func entry(name string, bundle []byte) admissionv1.MutatingWebhook {
 	}
 }
 
+var webhookResource = admissionv1.SchemeGroupVersion.WithResource("mutatingwebhookconfigurations")
+
 const (
 	ours1   = "namespace." + mesh.InjectorWebhookSuffix
 	ours2   = "object." + mesh.InjectorWebhookSuffix
@@ -116,7 +77,9 @@ const (
 )
 
 func testCABundle(t *testing.T, l lab) {
-	api := l.as(t, allow("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "list watch patch", mesh.InjectorWebhook))
+	api := l.as(t,
+		allow("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "list watch"),
+		allow("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "patch", mesh.InjectorWebhook))
 	webhooks := l.admin.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	var bundle atomic.Pointer[[]byte]
 	set := func() []byte { b := certificate(t); bundle.Store(&b); return b }
@@ -286,20 +249,127 @@ func testCABundle(t *testing.T, l lab) {
 	})
 }
 
-func TestCompare(t *testing.T) {
+func TestBundleOnly(t *testing.T) {
 	mine := certificate(t)
-	want, err := parseBundle(mine)
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := webhook(entry(ours1, mine), entry(ours2, []byte("junk")), entry(foreign, nil))
 	w.UID, w.ResourceVersion = types.UID("u"), "7"
-	differing, found := compare(w, mesh.InjectorWebhookSuffix, want)
-	if found != 2 || !slices.Equal(differing, []string{ours2}) {
-		t.Errorf("%d found, differing: %v", found, differing)
-	}
+	before := w.DeepCopy()
 	apply := bundleOnly(w, mesh.InjectorWebhookSuffix, mine)
 	if len(apply.Webhooks) != 2 || *apply.UID != "u" || *apply.ResourceVersion != "7" {
 		t.Errorf("apply: %+v", apply)
 	}
+	if !cmp.Equal(before, w) {
+		t.Error("the object was changed")
+	}
+}
+
+// TestKeepCABundle holds that a patch that fails is tried until it succeeds, that
+// what the cache holds stays as it was, and that the metrics tell of it.
+func TestKeepCABundle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := newAuthority(t, time.Now().Add(time.Hour))
+		served := issue(t, root, x509.Certificate{NotAfter: time.Now().Add(time.Minute), DNSNames: []string{"nothing.nowhere.svc"}}).pem
+		theirs := newAuthority(t, time.Now().Add(2*time.Hour))
+		stored := webhook(entry(ours1, theirs.pem), entry(foreign, theirs.pem))
+		client := fake.NewClientset(stored)
+		patches, broken := 0, 6
+		client.PrependReactor("patch", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if patches++; patches <= broken {
+				return true, nil, apierrors.NewInternalError(errors.New("no leader"))
+			}
+			now := stored.DeepCopy()
+			now.Webhooks[0].ClientConfig.CABundle = root.pem
+			return true, now, client.Tracker().Update(webhookResource, now, "")
+		})
+		metrics := prometheus.NewRegistry()
+		b, err := newBundleLoop(&API{Client: client}, CABundleKeeper{
+			Bundle: func() []byte { return root.pem }, Served: func() []byte { return served }, Metrics: metrics, Log: logger(t),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(differing, untrusting float64, notAfter time.Time) {
+			t.Helper()
+			got := []float64{testutil.ToFloat64(b.differ), testutil.ToFloat64(b.untrust), testutil.ToFloat64(b.notAfter)}
+			if want := []float64{differing, untrusting, float64(notAfter.Unix())}; !slices.Equal(got, want) {
+				t.Errorf("%d mismatches, %v distrust, first ends %v; want %v", patches, got[1], got[2], want)
+			}
+		}
+		stop := run(t, func(ctx context.Context) error {
+			defer b.silence()
+			return b.run(ctx)
+		})
+		later(200 * time.Millisecond)
+		cached, err := find[admissionv1.MutatingWebhookConfiguration](b.webhooks, key{Name: stored.Name})
+		if err != nil || cached == nil {
+			t.Fatal(err)
+		}
+		before := cached.DeepCopy()
+		expect(1, 1, theirs.cert.NotAfter)
+		later(30 * time.Second)
+		if patches != broken+1 || !cmp.Equal(before, cached) {
+			t.Errorf("%d patches, want %d; changed in the cache: %s", patches, broken+1, cmp.Diff(before, cached))
+		}
+		expect(0, 0, root.cert.NotAfter)
+		later(time.Minute) // what is served ends
+		expect(0, 1, root.cert.NotAfter)
+		stop()
+		expect(0, 0, time.Unix(0, 0))
+	})
+}
+
+// An object that may not be patched keeps no other waiting, and is put right once
+// it may be.
+func testCABundleTags(t *testing.T, l lab) {
+	const group, resource = "admissionregistration.k8s.io", "mutatingwebhookconfigurations"
+	api := l.as(t, allow(group, resource, "list watch"), allow(group, resource, "patch", "a-allowed"))
+	webhooks := l.admin.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	object := func(name string, labels map[string]string) *admissionv1.MutatingWebhookConfiguration {
+		w := webhook(entry(ours1, nil))
+		w.Name, w.Labels = name, labels
+		return w
+	}
+	ofRevision := map[string]string{mesh.RevisionLabel: "canary", mesh.ManagedByLabel: mesh.ManagedBy}
+	bundle := certificate(t)
+	for _, w := range []*admissionv1.MutatingWebhookConfiguration{
+		object("a-allowed", ofRevision), object("a-tag", ofRevision),
+		object("a-stranger", map[string]string{mesh.RevisionLabel: "canary"}),
+		object("a-default", map[string]string{mesh.RevisionLabel: mesh.DefaultRevision, mesh.ManagedByLabel: mesh.ManagedBy}),
+	} {
+		if _, err := webhooks.Create(t.Context(), w, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = webhooks.Delete(context.Background(), w.Name, metav1.DeleteOptions{}) })
+	}
+	metrics := prometheus.NewRegistry()
+	run(t, api.KeepCABundle(CABundleKeeper{Revision: "canary", Bundle: func() []byte { return bundle }, Log: logger(t), Metrics: metrics}))
+	expect := func(want string) {
+		t.Helper()
+		within(t, 30*time.Second, func() error {
+			list, err := webhooks.List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			var kept []string
+			for _, w := range list.Items {
+				if bytes.Equal(w.Webhooks[0].ClientConfig.CABundle, bundle) {
+					kept = append(kept, w.Name)
+				}
+			}
+			if got := strings.Join(kept, " "); got != want {
+				return fmt.Errorf("kept %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	expect("a-allowed")
+	within(t, 5*time.Second, func() error {
+		return testutil.GatherAndCompare(metrics, strings.NewReader(`
+# HELP injector_webhook_ca_bundle_mismatches Webhook entries whose caBundle was not the one that the API server needs, when the leader last looked.
+# TYPE injector_webhook_ca_bundle_mismatches gauge
+injector_webhook_ca_bundle_mismatches 1
+`), "injector_webhook_ca_bundle_mismatches")
+	})
+	l.also(t, allow(group, resource, "patch", "a-tag"))
+	expect("a-allowed a-tag")
 }

@@ -1,7 +1,8 @@
 // Package cluster is Garrison's only door to the Kubernetes API server: leader
-// election, token review, watches, and the loops that keep Secrets, ConfigMaps
-// and the webhook's caBundle as they should be. What they should be is said by
-// functions that the caller hands in; this package reads, compares and writes.
+// election, token review, watches, the loops that keep Secrets, ConfigMaps and the
+// webhooks' caBundle as they should be, and those that look whether injection does
+// what it should. What should be is said by functions that the caller hands in; this
+// package reads, compares and writes.
 //
 // It refuses to clobber: a Secret of a foreign type, a ConfigMap's other keys, a
 // webhook entry that does not exist and fields that somebody else owns stay as
@@ -12,22 +13,30 @@
 // Start reading at [Connect]; loop.go is the loop that all keepers share. The
 // functions need these verbs and no others:
 //
-//	Lead           leases (coordination.k8s.io): create; get, update by name
-//	CreateOrRead   secrets: create; get by name
-//	WatchSecret    secrets: list, watch by name
-//	Tokens         tokenreviews (authentication.k8s.io): create
-//	KeepSecrets    namespaces: list, watch
-//	               serviceaccounts: get, list, watch
-//	               secrets: get, list, watch, create, update, delete
-//	               events: create
-//	KeepConfigMaps namespaces: list, watch
-//	               configmaps: create, list, watch, patch by name
-//	KeepCABundle   mutatingwebhookconfigurations (admissionregistration.k8s.io):
-//	               list, watch, patch by name
+//	Lead            leases (coordination.k8s.io): create; get, update by name
+//	CreateOrRead    secrets: create; get by name
+//	WatchSecret     secrets: list, watch by name
+//	WatchConfigMap  configmaps: list, watch by name
+//	WatchNamespaces namespaces: get, list, watch
+//	WatchNodes      nodes: list, watch
+//	Tokens          tokenreviews (authentication.k8s.io): create
+//	KeepSecrets     namespaces: list, watch
+//	                serviceaccounts: get, list, watch
+//	                secrets: get, list, watch, create, update, delete
+//	                events: create
+//	KeepConfigMaps  namespaces: list, watch
+//	                configmaps: create, list, watch, patch by name
+//	KeepCABundle    mutatingwebhookconfigurations (admissionregistration.k8s.io):
+//	                list, watch; patch by name
+//	SelfTest        pods: create, by dry run only
+//	AuditPods       pods: list, watch
+//	                replicasets (apps): get
+//	                events: create
 //
-// "By name" means that resourceNames may limit the verb, list and watch included:
-// those watches select by metadata.name, and create where it is server-side apply
-// that creates. All but Lead, CreateOrRead and WatchSecret are cluster-wide.
+// "By name" means that resourceNames may limit the verbs up to the semicolon, list
+// and watch included: those watches select by metadata.name, and create where it is
+// server-side apply that creates. Lead, CreateOrRead, WatchSecret, WatchConfigMap and
+// SelfTest need their rights in one namespace, the others cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
 // its log calls klog.SetSlogLogger, which is global and therefore not done here.

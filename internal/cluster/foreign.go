@@ -38,24 +38,17 @@ func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount,
 // tell writes an Event on the account, one for each foreign Secret as long as the
 // API server keeps Events.
 func (s *secretLoop) tell(ctx context.Context, account mesh.ServiceAccount, foreign *corev1.Secret) error {
-	now := metav1.Now()
-	_, err := s.api.Client.CoreV1().Events(account.Namespace).Create(ctx, &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: account.Namespace, Name: "foreign-secret." + string(foreign.UID)},
-		InvolvedObject: corev1.ObjectReference{
+	return s.api.warn(ctx, warning{
+		name: "foreign-secret." + string(foreign.UID),
+		about: corev1.ObjectReference{
 			APIVersion: "v1", Kind: "ServiceAccount", UID: types.UID(account.UID),
 			Namespace: account.Namespace, Name: account.Name,
 		},
-		Type:   corev1.EventTypeWarning,
-		Reason: "ForeignSecret",
-		Message: fmt.Sprintf("no certificate for this account: Secret %s has type %s, not %s; delete or rename it",
+		reason: "ForeignSecret",
+		message: fmt.Sprintf("no certificate for this account: Secret %s has type %s, not %s; delete or rename it",
 			foreign.Name, foreign.Type, mesh.WorkloadSecretType),
-		Source:         corev1.EventSource{Component: mesh.CitadelFieldManager},
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
-	}
-	return err
+		by: mesh.CitadelFieldManager,
+	})
 }
 
 func (s *secretLoop) isForeign(k key) bool {

@@ -47,6 +47,7 @@ type key = types.NamespacedName
 type loop struct {
 	queue     workqueue.TypedRateLimitingInterface[key]
 	informers []cache.SharedIndexInformer
+	also      []func(context.Context) // run beside the workers
 	workers   int
 	log       *slog.Logger
 	pauses    *flowcontrol.Backoff
@@ -57,14 +58,11 @@ type loop struct {
 }
 
 func newLoop(workers int, log *slog.Logger) *loop {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	limiter := jittered{workqueue.NewTypedItemExponentialFailureRateLimiter[key](firstRetry, lastRetry)}
 	return &loop{
 		queue:   workqueue.NewTypedRateLimitingQueue[key](limiter),
 		workers: workers,
-		log:     log,
+		log:     orDiscard(log),
 		pauses:  flowcontrol.NewBackOff(firstPause, lastPause),
 	}
 }
@@ -79,15 +77,12 @@ func (j jittered) When(k key) time.Duration { return wait.Jitter(j.TypedRateLimi
 // watch makes every change that informer sees call changed with the object, or
 // with the last known state of one that is gone.
 func (l *loop) watch(informer cache.SharedIndexInformer, changed func(obj any)) error {
-	// Nothing here reads managed fields, and they are half of a small object.
-	if err := informer.SetTransform(withoutManagedFields); err != nil {
-		return err
-	}
-	if err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
-		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) {
-			l.log.WarnContext(ctx, "watch failed", "type", r.TypeDescription(), "err", err)
-		}
-	}); err != nil {
+	return l.watchTrimmed(informer, withoutManagedFields, changed)
+}
+
+// watchTrimmed is watch with what trim leaves of each object.
+func (l *loop) watchTrimmed(informer cache.SharedIndexInformer, trim cache.TransformFunc, changed func(obj any)) error {
+	if err := prepare(informer, trim, l.log); err != nil {
 		return err
 	}
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -106,12 +101,31 @@ func (l *loop) watch(informer cache.SharedIndexInformer, changed func(obj any)) 
 	return nil
 }
 
-// withoutManagedFields runs before an object enters a cache, while it has one owner.
-func withoutManagedFields(obj any) (any, error) {
+// enqueue is for watches whose objects are themselves what is kept.
+func (l *loop) enqueue(obj any) {
 	if object, err := meta.Accessor(obj); err == nil {
-		object.SetManagedFields(nil)
+		l.queue.Add(key{Namespace: object.GetNamespace(), Name: object.GetName()})
 	}
-	return obj, nil
+}
+
+// heed makes a word on the channel, which may be nil, one about every object of a
+// cache.
+func (l *loop) heed(word <-chan struct{}, objects cache.Store) {
+	l.also = append(l.also, func(ctx context.Context) {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case _, open := <-word:
+				if !open {
+					return
+				}
+				for _, obj := range objects.List() {
+					l.enqueue(obj)
+				}
+			}
+		}
+	})
 }
 
 // run works until ctx ends and waits for all that it started.
@@ -128,6 +142,9 @@ func (l *loop) run(ctx context.Context) error {
 		return nil
 	}
 	wg.Go(func() { wait.UntilWithContext(ctx, func(context.Context) { l.pauses.GC() }, forgetPauses) })
+	for _, also := range l.also {
+		wg.Go(func() { also(ctx) })
+	}
 	for range l.workers {
 		wg.Go(func() {
 			for l.step(ctx) {
