@@ -51,9 +51,9 @@ type knownRoots struct {
 	since, until time.Time
 }
 
-func newCredentials(namespace string, log *slog.Logger, metrics prometheus.Registerer) *credentials {
+func newCredentials(host string, log *slog.Logger, metrics prometheus.Registerer) *credentials {
 	c := &credentials{
-		host: mesh.InjectorService + "." + namespace + ".svc", settle: settle,
+		host: host, settle: settle,
 		log: log, changed: make(chan struct{}, 1),
 	}
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -1,7 +1,8 @@
 // Command injector is the admission webhook that puts the sidecar into pods. Its
 // decisions are those of package inject; this command wires them to HTTPS, to the
-// certificate that Citadel issues for it, and to its webhook's caBundle, and
-// decides nothing. Start reading at run; flags.go lists the settings.
+// certificate that Citadel issues for it, to its webhook's caBundle, and to what it
+// watches of the cluster, and decides nothing. Start reading at run; flags.go lists what
+// concerns the process, parts.go what runs.
 package main
 
 import (
@@ -18,8 +19,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/garrison-mesh/garrison/internal/cluster"
-	"github.com/garrison-mesh/garrison/internal/inject"
-	"github.com/garrison-mesh/garrison/internal/mesh"
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
@@ -51,21 +50,6 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	injector := inject.NewInjector(c.settings, log, metrics)
-	own := newCredentials(c.namespace, log, metrics)
-	log.InfoContext(ctx, "starting", "version", version, "listen", c.listen, "configuration", c.settings.Hash())
-	return serve.All(ctx, serve.Parts{
-		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
-		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.InjectorService)), own.update),
-		"caBundle": func(ctx context.Context) error {
-			lease := cluster.Lease{Namespace: c.namespace, Name: mesh.InjectorLease, Identity: c.podName, Log: log}
-			return api.Lead(ctx, lease, api.KeepCABundle(cluster.CABundleKeeper{
-				Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
-			}))
-		},
-		"admin": serve.Admin{
-			Addr: c.admin, Metrics: metrics, Profile: c.profile,
-			Ready: map[string]func() error{"certificate": own.certificate.Ready},
-		}.Run,
-	})
+	log.InfoContext(ctx, "starting", "version", version, "listen", c.listen, "revision", c.settings.Revision(), "configuration", c.settings.Hash())
+	return serve.All(ctx, parts(c, api, log, metrics))
 }

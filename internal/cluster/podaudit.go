@@ -35,9 +35,10 @@ type PodAudit struct {
 	// Judge looks at a pod that is neither finished nor being deleted. It gets of it
 	// the name, UID and times, labels, annotations below istio.io, garrison.io and
 	// prometheus.io and the mirror pod's, the controller, the names of containers, the
-	// phase, and of the spec hostNetwork, os, nodeSelector and nodeName; the rest is
-	// empty, and the pod is its own. It is called by several workers at a time, whenever the pod changes and
-	// after each word on Again, which may be nil.
+	// phase, and of the spec hostNetwork, os, nodeSelector, nodeName, and whether it has
+	// resources as a whole; the rest is empty, and the pod is its own. It is called by
+	// several workers at a time, whenever the pod changes and after each word on Again,
+	// which may be nil.
 	Judge func(*corev1.Pod) Finding
 	Again <-chan struct{}
 
@@ -50,8 +51,12 @@ type PodAudit struct {
 // be.
 type Finding struct {
 	LeftOut string // why the pod has no sidecar though its namespace wants one, a sentence
+	Meant   bool   // somebody wanted it so: its owner is told, and it is not counted
 	Drifted bool   // the pod would be made differently today
 }
+
+// uncalled reports whether the pod was left out against everybody's will.
+func (f Finding) uncalled() bool { return f.LeftOut != "" && !f.Meant }
 
 // AuditPods returns a part for the leader: pods left out and drifted are counted,
 // and the owner of a pod left out, the Deployment of its ReplicaSet, gets an Event
@@ -98,7 +103,7 @@ func newAuditLoop(a *API, p PodAudit) (*auditLoop, error) {
 	var err error
 	if l.leftOut, err = registered(p.Metrics, prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "injector_pods_left_out",
-		Help: "Pods without a sidecar whose namespace wants one, as the leader sees them.",
+		Help: "Pods without a sidecar whose namespace wants one and that nobody exempted, as the leader sees them.",
 	})); err != nil {
 		return nil, err
 	}
@@ -154,7 +159,7 @@ func (l *auditLoop) record(k key, f Finding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := l.findings[k]
-	l.nLeftOut += one(f.LeftOut != "") - one(before.LeftOut != "")
+	l.nLeftOut += one(f.uncalled()) - one(before.uncalled())
 	l.nDrift += one(f.Drifted) - one(before.Drifted)
 	if f == (Finding{}) {
 		delete(l.findings, k)

@@ -66,6 +66,9 @@ func trimPod(pod *corev1.Pod) corev1.Pod {
 		},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase},
 	}
+	if pod.Spec.Resources != nil {
+		trimmed.Spec.Resources = &corev1.ResourceRequirements{}
+	}
 	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
 		trimmed.OwnerReferences = []metav1.OwnerReference{*owner}
 	}

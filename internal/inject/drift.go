@@ -67,3 +67,38 @@ func Outdated(pod *Pod, ns mesh.Namespace, s Settings) (bool, error) {
 	}
 	return e.hash() != prior.Hash, nil
 }
+
+// Finding is what an audit has to say of a pod that exists.
+type Finding struct {
+	LeftOut string // why it has no sidecar though its namespace wants one; "" where that is not so
+	Meant   bool   // the pod's author, its kind or the operator wants it left out
+	Drifted bool   // today's settings would give it another sidecar, or none
+}
+
+// Audit looks at a pod that exists. Of one that was left out by nobody's will, the reason
+// is one of the past.
+func Audit(pod *Pod, ns mesh.Namespace, s Settings) Finding {
+	if _, injected := pod.meta.Annotations[mesh.Status]; injected {
+		old, _ := Outdated(pod, ns, s) // an error is a reason why it is
+		return Finding{Drifted: old}
+	}
+	if pod.Has() || !s.wants(ns) {
+		return Finding{}
+	}
+	switch d := decide(pod, ns, s); {
+	case d.Reason == MirrorPod || d.Reason == IgnoredNamespace:
+		return Finding{}
+	case d.Inject:
+		return Finding{LeftOut: "it was made before the namespace was labelled, or while the webhook was not there; restart its workload"}
+	default:
+		return Finding{LeftOut: d.Why, Meant: true}
+	}
+}
+
+// wants reports whether a namespace asks for the sidecars of this revision.
+func (s Settings) wants(ns mesh.Namespace) bool {
+	if enabled, said := ns.Labels[mesh.InjectionLabel]; said {
+		return enabled == "enabled" && s.revision == mesh.DefaultRevision
+	}
+	return ns.Labels[mesh.RevisionLabel] == s.revision
+}

@@ -91,7 +91,7 @@ func (w Webhook) Objects() ([]runtime.Object, error) {
 		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRoleBinding"},
 		ObjectMeta: meta,
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: mesh.ServerAccount(w.service()), Namespace: mesh.SystemNamespace}},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: mesh.ServerAccount(w.Service()), Namespace: mesh.SystemNamespace}},
 	}
 	return []runtime.Object{role, binding, configuration}, nil
 }
@@ -144,7 +144,13 @@ func (w Webhook) name() string {
 	return suffixed(mesh.InjectorWebhook, w.Revision)
 }
 
-func (w Webhook) service() string { return suffixed(mesh.InjectorService, w.Revision) }
+// Service is the name of the Service that the revision is reached by.
+func (w Webhook) Service() string { 
+	if w.Revision == mesh.DefaultRevision {
+		return mesh.InjectorService
+	}
+	return suffixed(mesh.InjectorService, w.Revision)
+}
 
 func suffixed(name, revision string) string {
 	if revision == "" {
@@ -200,7 +206,7 @@ func (w Webhook) entry(name string, namespace, object requirements) admissionreg
 		NamespaceSelector: &metav1.LabelSelector{MatchExpressions: namespace},
 		ObjectSelector:    &metav1.LabelSelector{MatchExpressions: object},
 		ClientConfig: admissionregistrationv1.WebhookClientConfig{Service: &admissionregistrationv1.ServiceReference{
-			Namespace: mesh.SystemNamespace, Name: w.service(), Path: new(mesh.InjectPath), Port: new(int32(443)),
+			Namespace: mesh.SystemNamespace, Name: w.Service(), Path: new(mesh.InjectPath), Port: new(int32(443)),
 		}},
 		Rules: []admissionregistrationv1.RuleWithOperations{{
 			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/inject"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
+)
+
+// parts is all that runs in the process. It is ready when it has a certificate and knows
+// the namespaces and nodes, without which it could only refuse.
+func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Registry) serve.Parts {
+	service := inject.Webhook{Revision: c.settings.Revision()}.Service()
+	own := newCredentials(service+"."+c.namespace+".svc", log, metrics)
+	namespaces, nodes := api.WatchNamespaces(log), api.WatchNodes(log)
+	injector := inject.NewInjector(inject.Config{
+		Settings: c.settings, Log: log, Metrics: metrics,
+		Namespace: namespaces.Get,
+		Older:     func() []mesh.Node { return nodes.Older(inject.NativeMinor) },
+	})
+	audit := newAudit(injector.Settings, namespaces)
+	return serve.Parts{
+		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log, metrics), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
+		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(service)), own.update),
+		"namespaces":  namespaces.Run,
+		"nodes":       nodes.Run,
+		"overlays": api.WatchConfigMap(c.namespace, mesh.OverlaysConfigMap, func(m *corev1.ConfigMap) {
+			injector.SetOverlays(context.Background(), data(m))
+			audit.look()
+		}),
+		"leader": func(ctx context.Context) error {
+			lease := cluster.Lease{Namespace: c.namespace, Name: leaseOf(c.settings.Revision()), Identity: c.podName, Log: log}
+			return api.Lead(ctx, lease, func(ctx context.Context) error {
+				return serve.All(ctx, serve.Parts{
+					"caBundle": api.KeepCABundle(cluster.CABundleKeeper{
+						Revision: c.settings.Revision(), Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
+					}),
+					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: audit.again, Log: log, Metrics: metrics}),
+				})
+			})
+		},
+		"self-test": selfTest(api, c.settings.Revision(), log, metrics),
+		"admin": serve.Admin{
+			Addr: c.admin, Metrics: metrics, Profile: c.profile,
+			Ready: map[string]func() error{"certificate": own.certificate.Ready, "namespaces": namespaces.Ready, "nodes": nodes.Ready},
+		}.Run,
+	}
+}
+
+// data is what a ConfigMap holds, nothing where there is none.
+func data(m *corev1.ConfigMap) map[string]string {
+	if m == nil {
+		return nil
+	}
+	return m.Data
+}
+
+// leaseOf keeps revisions from waiting for each other.
+func leaseOf(revision string) string {
+	if revision == mesh.DefaultRevision {
+		return mesh.InjectorLease
+	}
+	return mesh.InjectorLease + "-" + revision
+}
