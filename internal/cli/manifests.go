@@ -39,7 +39,7 @@ istio-sidecar-injector-REVISION. It gets the namespaces and pods that have its n
 in istio.io/rev. A tag is another such name, which can be moved from one revision to
 another without a change of labels. The tag "default" hands over what the default
 installation gets; then that one has to be switched off, with --neutral, or both
-are called.
+are called. Installing again switches it on.
 
 Whatever the labels, sidecar.istio.io/inject=false on a pod leaves it out, and
 istio-injection=disabled on a namespace leaves out all its pods.`,

@@ -35,9 +35,8 @@ type Webhook struct {
 	NamespacesByDefault bool
 
 	// Neutral is the default installation with entries that match nothing. They keep
-	// their names, so that applying one rendering over the other switches it off and
-	// on; an object that was deleted would be made again by the next installation, and
-	// serve beside the tag.
+	// their names, and with them the caBundle that the injector has written, so that
+	// applying one rendering over the other switches it off and on.
 	Neutral bool
 }
 
@@ -57,24 +56,19 @@ func (w Webhook) Configuration() (*admissionregistrationv1.MutatingWebhookConfig
 	if err != nil {
 		return nil, err
 	}
-	return &admissionregistrationv1.MutatingWebhookConfiguration{
-		TypeMeta:   metav1.TypeMeta{APIVersion: admissionregistrationv1.SchemeGroupVersion.String(), Kind: "MutatingWebhookConfiguration"},
-		ObjectMeta: metav1.ObjectMeta{Name: w.name(), Labels: w.labels()},
-		Webhooks:   w.entries(),
-	}, nil
+	return w.configuration(), nil
 }
 
 // Objects renders all that is to be applied, in this order: the configuration, and
 // before it, unless it is the default installation's, the right of the revision's
 // injector to write that one object's caBundle.
 func (w Webhook) Objects() ([]runtime.Object, error) {
-	configuration, err := w.Configuration()
+	w, err := w.checked()
 	if err != nil {
 		return nil, err
 	}
-	w, _ = w.checked()
 	if w.name() == mesh.InjectorWebhook {
-		return []runtime.Object{configuration}, nil // manifests/base/injector.yaml gives the right
+		return []runtime.Object{w.configuration()}, nil // manifests/base/injector.yaml gives the right
 	}
 	meta := metav1.ObjectMeta{Name: "garrison-" + w.name(), Labels: w.labels()}
 	role := &rbacv1.ClusterRole{
@@ -93,7 +87,7 @@ func (w Webhook) Objects() ([]runtime.Object, error) {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: mesh.ServerAccount(w.Service()), Namespace: mesh.SystemNamespace}},
 	}
-	return []runtime.Object{role, binding, configuration}, nil
+	return []runtime.Object{role, binding, w.configuration()}, nil
 }
 
 // checked returns the webhook with one spelling of the default revision.
@@ -170,6 +164,14 @@ func (w Webhook) labels() map[string]string {
 		labels[tagLabel] = w.Tag
 	}
 	return labels
+}
+
+func (w Webhook) configuration() *admissionregistrationv1.MutatingWebhookConfiguration {
+	return &admissionregistrationv1.MutatingWebhookConfiguration{
+		TypeMeta:   metav1.TypeMeta{APIVersion: admissionregistrationv1.SchemeGroupVersion.String(), Kind: "MutatingWebhookConfiguration"},
+		ObjectMeta: metav1.ObjectMeta{Name: w.name(), Labels: w.labels()},
+		Webhooks:   w.entries(),
+	}
 }
 
 func (w Webhook) entries() []admissionregistrationv1.MutatingWebhook {
