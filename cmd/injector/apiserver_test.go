@@ -36,7 +36,7 @@ func TestAPIServer(t *testing.T) {
 	addr := freeAddress(t)
 	l.prepare(t, "https://"+addr+mesh.InjectPath)
 
-	injector := start(t, "--kubeconfig="+kubeconfig, "--listen="+addr, "--admin="+freeAddress(t), "--image=garrison/proxy:test")
+	injector := start(t, "--kubeconfig="+kubeconfig, "--listen="+addr, "--admin="+freeAddress(t), "--settings="+file(t, "image: garrison/proxy:test\n"))
 
 	first := issued(t, 1)
 	first.Namespace = mesh.SystemNamespace

@@ -69,7 +69,7 @@ func (s secrets) told(t *testing.T, own *credentials, want bool) {
 func TestCASwap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := issuedSecrets(t, 3)
-		own := newCredentials(mesh.SystemNamespace, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		own := newCredentials(dnsName, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		own.update(s[1])
 		s.expect(t, own, 1, 1)
 		s.told(t, own, true)
@@ -112,7 +112,7 @@ func TestCASwap(t *testing.T) {
 // A certificate that is about to end cannot stand in for long.
 func TestCASwapAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		own := newCredentials(mesh.SystemNamespace, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		own := newCredentials(dnsName, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		s := issuedSecrets(t, 1)
 		own.update(s[1])
 		ends := own.certificate.Leaf().NotAfter

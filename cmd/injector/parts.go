@@ -26,7 +26,7 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 	})
 	audit := newAudit(injector.Settings, namespaces)
 	return serve.Parts{
-		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log, metrics), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
+		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
 		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(service)), own.update),
 		"namespaces":  namespaces.Run,
 		"nodes":       nodes.Run,

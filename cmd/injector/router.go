@@ -17,7 +17,7 @@ import (
 func router(i *inject.Injector, limits admission.Limits, log *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.Use(recovered(log))
-	h := admission.Handler(i.Admit, admission.Config{Limits: limits})
+	h := i.Handler(limits)
 	r.Method(http.MethodPost, mesh.InjectPath, h)
 	r.Method(http.MethodPost, mesh.InjectPath+"/*", h)
 	return r

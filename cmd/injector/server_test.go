@@ -69,10 +69,13 @@ func issuedFor(t *testing.T, serial int64, name string) *corev1.Secret {
 	}
 }
 
+// named is a namespace that says nothing.
+func named(_ context.Context, name string) (mesh.Namespace, error) { return mesh.Namespace{Name: name}, nil }
+
 // server serves what run serves, on a free port, and returns its URL.
 func server(t *testing.T, own *credentials) string {
 	t.Helper()
-	c, err := parse([]string{"--image=garrison/proxy:test"}, io.Discard)
+	c, err := parse([]string{"--settings=" + file(t, "image: garrison/proxy:test\n")}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +124,7 @@ const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","re
 
 func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	var lines bytes.Buffer
-	own := newCredentials(mesh.SystemNamespace, slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
+	own := newCredentials(dnsName, slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
 	own.settle = 0 // TestCASwap waits
 	url := server(t, own)
 	first, second := issued(t, 1), issued(t, 2)
@@ -193,7 +196,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 }
 
 func TestRoutes(t *testing.T) {
-	own := newCredentials(mesh.SystemNamespace, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	own := newCredentials(dnsName, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	secret := issued(t, 1)
 	own.update(secret)
 	url, client := server(t, own), caller(secret.Data[mesh.CertRoot], false)

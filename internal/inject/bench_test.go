@@ -42,7 +42,7 @@ func BenchmarkInjector(b *testing.B) {
 		body := reviewOf(creation + string(pod))
 		b.Run(name+"/injector", func(b *testing.B) {
 			i := newInjector(settings(b), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-			w := webhook{handler: admission.Handler(i.Admit, admission.Config{})}
+			w := webhook{handler: i.Handler(admission.Limits{})}
 			b.ReportAllocs()
 			for b.Loop() {
 				if out := w.post(body); out.Code != 200 {

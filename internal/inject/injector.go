@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -73,6 +75,15 @@ type verdict struct {
 	err     error // why it was refused
 }
 
+// Handler answers the API server's requests, and counts what it does.
+func (i *Injector) Handler(l admission.Limits) http.Handler {
+	return admission.Handler(i.Admit, admission.Config{
+		Limits:  l,
+		Observe: func(phase string, took time.Duration) { i.metrics.phases.WithLabelValues(phase).Observe(took.Seconds()) },
+		Refused: func(code int) { i.metrics.unread.WithLabelValues(strconv.Itoa(code)).Inc() },
+	})
+}
+
 // Admit decides on one pod. It is the function that [admission.Handler] takes.
 func (i *Injector) Admit(ctx context.Context, r *admission.Request) admission.Response {
 	begin := time.Now()
@@ -122,20 +133,16 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) verdict {
 	if err != nil {
 		return refused("", &Refusal{Reason: Malformed, Field: "path of the webhook", Problem: err.Error()})
 	}
-	done := i.metrics.phase(phaseDecode)
 	pod, err := ParsePod(r.Object)
-	done()
 	if err != nil {
 		return refused("", err)
 	}
-	done = i.metrics.phase(phaseDecide)
 	ns, err := i.namespace(ctx, r, pod)
 	if err != nil {
 		return refused(pod.Name(), err)
 	}
 	s := i.settings.Load()
 	decision, err := Decide(pod, ns, *s)
-	done()
 	if err != nil {
 		return refused(pod.Name(), err)
 	}
@@ -145,7 +152,6 @@ func (i *Injector) admit(ctx context.Context, r *admission.Request) verdict {
 			Allowed: true, Warnings: skipWarnings(decision, warnings), Audit: map[string]string{"why": decision.Why},
 		}, outcome: outcomeSkipped, reason: decision.Reason, pod: pod.Name()}
 	}
-	defer i.metrics.phase(phaseEdit)()
 	at := Situation{Namespace: ns, Variables: variables}
 	if i.config.Older != nil {
 		at.Older = i.config.Older()

@@ -30,7 +30,7 @@ type webhook struct {
 func newWebhook(t testing.TB) webhook {
 	w := webhook{log: &bytes.Buffer{}, metrics: prometheus.NewRegistry()}
 	i := newInjector(settings(t), slog.New(slog.NewTextHandler(w.log, nil)), w.metrics)
-	w.handler = admission.Handler(i.Admit, admission.Config{})
+	w.handler = i.Handler(admission.Limits{})
 	return w
 }
 

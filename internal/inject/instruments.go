@@ -6,18 +6,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The phases of one review, for metrics.
-const (
-	phaseDecode = "decode"
-	phaseDecide = "decide"
-	phaseEdit   = "edit"
-)
-
 // injectorMetrics are what an injector counts.
 type injectorMetrics struct {
 	reviews    *prometheus.CounterVec
 	seconds    prometheus.Histogram
-	phases     map[string]prometheus.Observer
+	phases     *prometheus.HistogramVec
+	unread     *prometheus.CounterVec
 	patch      prometheus.Histogram
 	reloads    *prometheus.CounterVec
 	reloadOK   prometheus.Gauge
@@ -26,11 +20,11 @@ type injectorMetrics struct {
 
 func newInjectorMetrics(registry prometheus.Registerer) injectorMetrics {
 	buckets := prometheus.ExponentialBucketsRange(50e-6, 1, 14)
-	phases := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "sidecar_injection_phase_seconds",
-		Help: "Time that one review of a pod spent in each phase of the decision.", Buckets: buckets,
-	}, []string{"phase"})
 	m := injectorMetrics{
+		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sidecar_injection_phase_seconds",
+			Help: "Time that one request spent in each phase: waiting, reading, decoding, deciding, encoding.", Buckets: buckets,
+		}, []string{"phase"}),
 		reviews: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidecar_injection_requests_total",
 			Help: "Admission reviews of pods by what became of them and why.",
@@ -55,20 +49,14 @@ func newInjectorMetrics(registry prometheus.Registerer) injectorMetrics {
 			Name: "injector_overlays_last_reload_success_timestamp_seconds",
 			Help: "When the overlays in force were taken, in seconds since 1970; 0 while there are none.",
 		}),
-		phases: map[string]prometheus.Observer{},
-	}
-	for _, phase := range []string{phaseDecode, phaseDecide, phaseEdit} {
-		m.phases[phase] = phases.WithLabelValues(phase)
+		unread: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sidecar_injection_unread_requests_total",
+			Help: "Requests that were answered without a decision, by HTTP status: no reviews, too large, or more than could be served in time.",
+		}, []string{"code"}),
 	}
 	m.reloadOK.Set(1)
-	registry.MustRegister(m.reviews, m.seconds, phases, m.patch, m.reloads, m.reloadOK, m.reloadTime)
+	registry.MustRegister(m.reviews, m.seconds, m.phases, m.unread, m.patch, m.reloads, m.reloadOK, m.reloadTime)
 	return m
-}
-
-// phase begins a phase; calling what it returns ends it.
-func (m injectorMetrics) phase(name string) func() {
-	begin := time.Now()
-	return func() { m.phases[name].Observe(time.Since(begin).Seconds()) }
 }
 
 func (m injectorMetrics) reloaded(err error, now time.Time) {

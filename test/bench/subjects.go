@@ -35,7 +35,7 @@ func injectorHandler(log *slog.Logger) (http.Handler, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Method(http.MethodPost, mesh.InjectPath, admission.Handler(injector.Admit, admission.Config{}))
+	router.Method(http.MethodPost, mesh.InjectPath, injector.Handler(admission.Limits{}))
 	return router, nil
 }
 
