@@ -49,9 +49,9 @@ func TestEveryMistakeIsReported(t *testing.T) {
 
 func TestFileOfSettings(t *testing.T) {
 	for want, args := range map[string][]string{
-		"/nowhere/injector.yaml":      {"--settings=/nowhere/injector.yaml"},
-		"settings: missing":           {},
-		`unknown field "imgae"`:       {"--settings=" + file(t, "imgae: x\n")},
+		"/nowhere/injector.yaml":     {"--settings=/nowhere/injector.yaml"},
+		"settings: missing":          {},
+		`unknown field "imgae"`:      {"--settings=" + file(t, "imgae: x\n")},
 		"argument \"x\": only flags": {"x"},
 	} {
 		if _, err := parse(args, io.Discard); err == nil || !strings.Contains(err.Error(), want) {

@@ -70,7 +70,9 @@ func issuedFor(t *testing.T, serial int64, name string) *corev1.Secret {
 }
 
 // named is a namespace that says nothing.
-func named(_ context.Context, name string) (mesh.Namespace, error) { return mesh.Namespace{Name: name}, nil }
+func named(_ context.Context, name string) (mesh.Namespace, error) {
+	return mesh.Namespace{Name: name}, nil
+}
 
 // server serves what run serves, on a free port, and returns its URL.
 func server(t *testing.T, own *credentials) string {

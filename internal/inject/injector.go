@@ -78,8 +78,10 @@ type verdict struct {
 // Handler answers the API server's requests, and counts what it does.
 func (i *Injector) Handler(l admission.Limits) http.Handler {
 	return admission.Handler(i.Admit, admission.Config{
-		Limits:  l,
-		Observe: func(phase string, took time.Duration) { i.metrics.phases.WithLabelValues(phase).Observe(took.Seconds()) },
+		Limits: l,
+		Observe: func(phase string, took time.Duration) {
+			i.metrics.phases.WithLabelValues(phase).Observe(took.Seconds())
+		},
 		Refused: func(code int) { i.metrics.unread.WithLabelValues(strconv.Itoa(code)).Inc() },
 	})
 }

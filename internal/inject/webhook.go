@@ -139,7 +139,7 @@ func (w Webhook) name() string {
 }
 
 // Service is the name of the Service that the revision is reached by.
-func (w Webhook) Service() string { 
+func (w Webhook) Service() string {
 	if w.Revision == mesh.DefaultRevision {
 		return mesh.InjectorService
 	}
