@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // A test that needs the sidecar as a process of its own, in another network
@@ -54,7 +55,7 @@ func runTestProxy(config string) error {
 	if err != nil {
 		return err
 	}
-	probers, err := ParseProbers(c.Probers)
+	probers, err := ParseProbers(c.Probers, mesh.AgentPort)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func TestAgentTakesTheInjectorsProbes(t *testing.T) {
 	for _, path := range paths {
 		for _, table := range written(t, path, settings) {
 			tables++
-			if _, err := agent.ParseProbers(table); err != nil {
+			if _, err := agent.ParseProbers(table, mesh.AgentPort); err != nil {
 				t.Errorf("%s: the agent refuses %s: %v", filepath.Base(path), table, err)
 			}
 		}
