@@ -209,7 +209,7 @@ func (h *httpProbe) request(ctx context.Context, target, agent string) (*http.Re
 // same host. Any other ends the probe there, successfully: the application does
 // answer, and what it names was not what the author wanted probed.
 func staysHere(next *http.Request, via []*http.Request) error {
-	if asked := via[0].URL; next.URL.Hostname() != asked.Hostname() || portOf(next.URL) != portOf(asked) {
+	if asked := via[0].URL; next.URL.Hostname() != asked.Hostname() || portIn(next.URL) != portIn(asked) {
 		return http.ErrUseLastResponse
 	}
 	if len(via) >= maxProbeRedirects {
@@ -218,7 +218,7 @@ func staysHere(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func portOf(u *url.URL) string {
+func portIn(u *url.URL) string {
 	switch {
 	case u.Port() == "" && u.Scheme == "https":
 		return "443"

@@ -16,7 +16,7 @@ func TestReadiness(t *testing.T) {
 	var live atomic.Bool
 	certs := newRenewer(nil, nil, discardLog())
 	h := &health{certificate: certs.valid, live: func(context.Context) bool { return live.Load() }}
-	server := httptest.NewServer(Proxy{}.handler(h))
+	server := httptest.NewServer(Proxy{}.handler(h, &prober{}, everybody))
 	defer server.Close()
 	expect := func(when string, want int) {
 		t.Helper()
