@@ -1,14 +1,17 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -101,4 +104,75 @@ func TestHookIsUnderWayWhileTheApplicationIs(t *testing.T) {
 	close(leave)
 	asked.Wait()
 	p.settle()
+}
+
+// The kubelet sets out to call a preStop hook when it tells a plain sidecar to stop:
+// the agent is still there for a hook that comes a little later, and stays until it
+// is over.
+func TestProxyStaysForHooks(t *testing.T) {
+	for name, late := range map[string]bool{"under way": false, "late": true} {
+		t.Run(name, func(t *testing.T) {
+			entered, leave := make(chan bool, 1), make(chan bool)
+			app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				entered <- true
+				<-leave
+			}))
+			defer app.Close()
+			release := sync.OnceFunc(func() { close(leave) })
+			defer release()
+			table, err := ParseProbers(fmt.Sprintf(`{%q:{"httpGet":{"port":%d}}}`, prestopz, portOf(t, app.URL)), mesh.AgentPort)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, listen := t.TempDir(), freeAddress(t)
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			ended := make(chan error, 1)
+			go func() {
+				ended <- Proxy{
+					ID: testID(t, "sleep"), Probers: table, Address: netip.MustParseAddr("127.0.0.1"), Listen: listen, CertDir: dir, ConfigDir: dir,
+					Citadel: Citadel{Addr: "127.0.0.1:1", RootFile: "none"}, Log: discardLog(),
+				}.Run(ctx)
+			}()
+			eventually(t, "the agent's port", func() bool {
+				conn, err := net.Dial("tcp", listen)
+				if err == nil {
+					conn.Close()
+				}
+				return err == nil
+			})
+			if late {
+				stop()
+			}
+			answered := make(chan string, 1)
+			go func() {
+				resp, err := http.Get("http://" + listen + prestopz)
+				if err != nil {
+					answered <- err.Error()
+					return
+				}
+				resp.Body.Close()
+				answered <- resp.Status
+			}()
+			select {
+			case <-entered:
+			case got := <-answered:
+				t.Fatal("the application was not asked: ", got)
+			}
+			if !late {
+				stop()
+				<-time.After(1500 * time.Millisecond) // longer than it stays for those to come
+				if got := call(t, "GET", "http://"+listen+"/other", nil); got != 404 {
+					t.Errorf("while a hook is under way: %d", got)
+				}
+			}
+			release()
+			if got := <-answered; got != "200 OK" {
+				t.Error(got)
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

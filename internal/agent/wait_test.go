@@ -36,9 +36,14 @@ func TestWaitSaysWhatItWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	serveHTTP(t, unready, func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(503)
-		time.AfterFunc(300*time.Millisecond, func() { cancel(errors.New("long enough")) })
+	var asked atomic.Int32
+	serveHTTP(t, unready, func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			w.WriteHeader(503)
+			return
+		}
+		cancel(errors.New("long enough")) // an end in the midst of a question is no answer
+		<-r.Context().Done()
 	})
 	port := unready.Addr().(*net.TCPAddr).Port
 	err = Wait(ctx, uint16(port))
