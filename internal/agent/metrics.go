@@ -38,7 +38,7 @@ type metricsTarget struct {
 // ParseMetrics reads what the injector made of the pod's annotations: those about
 // scraping, as JSON (mesh.PrometheusEnv), and the list of targets
 // (mesh.ScrapeTargetsEnv), which says it better where there is one. "" is absent;
-// where both are, nothing is merged. A target on a port of the sidecar's own, of
+// without either, nothing is merged. A target on a port of the sidecar's own, of
 // which the agent's is one, is an error.
 func ParseMetrics(annotations, targets string, own uint16) (Metrics, error) {
 	if annotations == "" && targets == "" {
@@ -149,6 +149,7 @@ func (s *scraper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetWriteDeadline(deadline.Add(5 * time.Second))
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	out := newExposition(w)
+	out.names[scrapeFailures] = said{help: true, kind: true, sample: true} // ours to describe
 	for i, t := range s.targets {
 		// A fair share of what is left: one that hangs leaves the rest their own.
 		share := time.Until(deadline) / time.Duration(len(s.targets)-i)

@@ -177,7 +177,7 @@ func TestMergedMetrics(t *testing.T) {
 		fmt.Fprint(w, "# TYPE app_a gauge\napp_a 2\n")
 	}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
-		fmt.Fprint(w, "# TYPE app_b counter\napp_b_total 3 # {a=\"b\"} 1\n# TYPE app_a gauge\napp_a 4\n# EOF\n")
+		fmt.Fprint(w, "# TYPE app_b counter\napp_b_total 3 # {a=\"b\"} 1\n# TYPE app_a gauge\napp_a 4\n# TYPE garrison_agent_scrape_failures_total gauge\n# EOF\n")
 	})
 	resp, text := scrape(t, agent.URL, http.Header{
 		"Accept":                              {"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily,application/openmetrics-text;q=0.5,*/*;q=0.1"},

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -29,8 +28,8 @@ func ParseProbeFrom(text string) (ProbeFrom, error) {
 	var f ProbeFrom
 	for word := range strings.SplitSeq(text, ",") {
 		p, err := netip.ParsePrefix(word)
-		if err == nil && p.Addr().Is4In6() {
-			err = errors.New("write the IPv4 range")
+		if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96) // as callers are spelled
 		}
 		if err != nil {
 			return ProbeFrom{}, fmt.Errorf("%q: neither node, any nor a CIDR range: %w", word, err)
