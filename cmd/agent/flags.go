@@ -20,6 +20,7 @@ import (
 const usage = `usage:
   agent redirect [flags]   set the capture rules of this network namespace
   agent proxy [flags]      run the sidecar
+  agent wait [flags]       end when the sidecar is ready
   agent <command> -help    the flags of a command
 `
 
@@ -83,6 +84,14 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 	envoyLevel := flags.String("envoy-log-level", "warning", "of Envoy")
 	concurrency := flags.Int("concurrency", 2, "worker `threads` of Envoy")
 	drain := flags.Duration("drain-time", 5*time.Second, "how long connections may take to end at the end")
+	status := port(mesh.AgentPort)
+	flags.Var(&status, "status-port", "`port` of the agent: probes and merged metrics")
+	mode := flags.String("mode", mesh.RedirectMode, "how connections are captured: "+mesh.RedirectMode+" or "+mesh.TPROXYMode)
+	var from agent.ProbeFrom
+	flags.Func("probe-from", "who may ask for probes: node, any or comma separated CIDR `ranges` (default node)", func(text string) (err error) {
+		from, err = agent.ParseProbeFrom(text)
+		return err
+	})
 	if err := parse(flags, args, stderr); err != nil {
 		return agent.Proxy{}, err
 	}
@@ -106,7 +115,12 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 	if *drain < time.Second {
 		errs = append(errs, fmt.Errorf("-drain-time: %v, at least 1s", *drain))
 	}
+	if *mode != mesh.RedirectMode && *mode != mesh.TPROXYMode {
+		errs = append(errs, fmt.Errorf("-mode: %q, neither %s nor %s", *mode, mesh.RedirectMode, mesh.TPROXYMode))
+	}
+	complain("-status-port", agent.CheckStatusPort(uint16(status)))
 	p := agent.Proxy{
+		Port: uint16(status), ProbeFrom: from, Transparent: *mode == mesh.TPROXYMode,
 		Pod:     need(mesh.PodNameEnv),
 		Citadel: agent.Citadel{Addr: need(mesh.CAAddressEnv)},
 		Envoy: agent.Envoy{
@@ -128,16 +142,36 @@ func parseProxy(args []string, env func(string) string, stderr io.Writer) (agent
 	}
 	if address := need(mesh.InstanceIPEnv); address != "" {
 		var err error
-		p.Address, err = netip.ParseAddr(address)
+		p.Address, err = parseAddress(address)
 		complain(mesh.InstanceIPEnv, err)
 	}
 	var err error
-	p.Probers, err = agent.ParseProbers(env(mesh.ProbersEnv))
+	if addresses := env(mesh.HostIPsEnv); addresses != "" {
+		for word := range strings.SplitSeq(addresses, ",") {
+			a, err := parseAddress(word)
+			complain(mesh.HostIPsEnv, err)
+			p.Node = append(p.Node, a)
+		}
+	}
+	p.Probers, err = agent.ParseProbers(env(mesh.ProbersEnv), p.Port)
 	complain(mesh.ProbersEnv, err)
+	p.Metrics, err = agent.ParseMetrics(env(mesh.PrometheusEnv), env(mesh.ScrapeTargetsEnv), p.Port)
+	complain(mesh.PrometheusEnv+", "+mesh.ScrapeTargetsEnv, err)
 	if len(errs) > 0 {
 		return agent.Proxy{}, usageError{errors.Join(errs...)}
 	}
 	return p, nil
+}
+
+// parseAddress also takes the brackets in which IPv6 addresses stand beside ports.
+func parseAddress(text string) (netip.Addr, error) {
+	if inner, ok := strings.CutPrefix(text, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			text = inner
+		}
+	}
+	a, err := netip.ParseAddr(text)
+	return a.Unmap(), err
 }
 
 // userID is a flag's value.

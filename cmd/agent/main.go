@@ -2,6 +2,7 @@
 //
 //	agent redirect   sets the capture rules of the pod, and ends (istio-init)
 //	agent proxy      keeps the pod's certificate and runs Envoy (istio-proxy)
+//	agent wait       ends when the sidecar is ready (a hook of istio-proxy)
 //
 // It refuses any other word. The exit status is 2 for a wrong call, Envoy's own
 // where Envoy ended by itself, and 1 for other errors.
@@ -67,6 +68,8 @@ func run(ctx context.Context, args []string, env func(string) string, stderr io.
 		p.Envoy.Signals = signals
 		p.Log.InfoContext(ctx, "agent started", "version", version, "id", p.ID.String(), "probes", p.Probers.Len())
 		return p.Run(ctx)
+	case "wait":
+		return wait(ctx, args[1:], stderr)
 	}
 	return usageError{fmt.Errorf("unknown command %q", args[0])}
 }

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net/netip"
 
-	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -26,12 +24,12 @@ const (
 
 // bootstrap is Envoy's whole configuration: whatever is captured goes on to where
 // it was sent. Equal input gives equal bytes.
-func bootstrap(id identity.ID, pod string, address netip.Addr) ([]byte, error) {
+func bootstrap(p Proxy) ([]byte, error) {
 	text, err := json.MarshalIndent(object{
 		"node": object{
 			"id": fmt.Sprintf("sidecar~%s~%s.%s~%s.svc.%s",
-				address, pod, id.Namespace(), id.Namespace(), mesh.DefaultClusterDomain),
-			"cluster": id.Account() + "." + id.Namespace(),
+				p.Address, p.Pod, p.ID.Namespace(), p.ID.Namespace(), mesh.DefaultClusterDomain),
+			"cluster": p.ID.Account() + "." + p.ID.Namespace(),
 		},
 		"admin": object{"address": socketAddress("127.0.0.1", mesh.EnvoyAdminPort)},
 		// Envoy warns at every start unless a bound is set. This one is beyond what
@@ -55,7 +53,7 @@ func bootstrap(id identity.ID, pod string, address netip.Addr) ([]byte, error) {
 				originalDestination(clusterInbound),
 				originalDestination(clusterOutbound),
 				{"name": clusterBlackHole, "type": "STATIC", "connect_timeout": "1s"},
-				loopback(clusterAgent, mesh.AgentPort),
+				loopback(clusterAgent, int(p.port())),
 				loopback(clusterAdmin, mesh.EnvoyAdminPort),
 			},
 		},

@@ -15,7 +15,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 func testBootstrap(t *testing.T) []byte {
 	t.Helper()
-	text, err := bootstrap(testID(t, "sleep"), "sleep-7c5f", netip.MustParseAddr("10.244.1.7"))
+	text, err := bootstrap(Proxy{ID: testID(t, "sleep"), Pod: "sleep-7c5f", Address: netip.MustParseAddr("10.244.1.7")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,12 +146,15 @@ func (e Envoy) live(ctx context.Context) bool {
 	return err == nil
 }
 
+func (e Envoy) adminAddress() string {
+	return cmp.Or(e.admin, net.JoinHostPort("127.0.0.1", strconv.Itoa(mesh.EnvoyAdminPort)))
+}
+
 // ask calls Envoy's admin interface; another answer than 200 is an error.
 func (e Envoy) ask(ctx context.Context, method, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	admin := cmp.Or(e.admin, net.JoinHostPort("127.0.0.1", strconv.Itoa(mesh.EnvoyAdminPort)))
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+admin+path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+e.adminAddress()+path, http.NoBody)
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"archive/zip"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // A test that needs the sidecar as a process of its own, in another network
@@ -43,6 +45,7 @@ func TestMain(m *testing.M) {
 // testProxy is what a test tells its sidecar.
 type testProxy struct {
 	Account, Address, Probers, CA, Root, Token, Certs, Config, Envoy string
+	Port                                                             uint16
 }
 
 func runTestProxy(config string) error {
@@ -54,14 +57,14 @@ func runTestProxy(config string) error {
 	if err != nil {
 		return err
 	}
-	probers, err := ParseProbers(c.Probers)
+	probers, err := ParseProbers(c.Probers, cmp.Or(c.Port, mesh.AgentPort))
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return Proxy{
-		ID: id, Pod: "pod", Address: netip.MustParseAddr(c.Address), Probers: probers,
+		ID: id, Pod: "pod", Address: netip.MustParseAddr(c.Address), Probers: probers, Port: c.Port,
 		Citadel: Citadel{Addr: c.CA, RootFile: c.Root, TokenFile: c.Token},
 		Envoy:   Envoy{Path: c.Envoy, Drain: 3 * time.Second, Output: os.Stderr},
 		CertDir: c.Certs, ConfigDir: c.Config,

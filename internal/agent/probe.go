@@ -8,11 +8,18 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	grpcstatus "google.golang.org/grpc/status"
 )
 
 const (
@@ -20,10 +27,11 @@ const (
 	maxProbeRedirects = 10
 )
 
-// prober answers the kubelet's probes by asking the application, as the kubelet
-// would: at the pod's address, which neither capture nor a policy of the mesh
-// stands before. It gives back a status and nothing else, and sends nothing that
-// the probe's author did not write: the port is open to every neighbour.
+// prober answers the kubelet's probes and calls its lifecycle hooks by asking the
+// application, as the kubelet would: at the pod's address, which neither capture
+// nor a policy of the mesh stands before. It gives back a status and nothing else,
+// and sends nothing that the probe's author did not write: where the node's
+// addresses cannot be known, every neighbour reaches it.
 type prober struct {
 	table   Probers
 	address netip.Addr
@@ -32,6 +40,19 @@ type prober struct {
 	// neighbours who ask without end cannot multiply into it, nor crowd out the
 	// kubelet.
 	underway singleflight.Group
+
+	hooks sync.RWMutex // read-locked while a hook is under way
+}
+
+// settle waits for the hooks under way.
+func (p *prober) settle() {
+	p.hooks.Lock()
+	defer p.hooks.Unlock()
+}
+
+func (p *prober) knows(path string) bool {
+	_, ok := p.table.probes[path]
+	return ok
 }
 
 // ServeHTTP answers GET of a path of the table, and nothing else.
@@ -48,36 +69,63 @@ func (p *prober) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The server's own write timeout is shorter than some authors' patience. An
 	// error means a recorder or HTTP/2, where no deadline is set.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(probe.timeout + 5*time.Second))
-	status, _, _ := p.underway.Do(r.URL.Path, func() (any, error) {
+	if probe.hook {
+		p.hooks.RLock()
+		defer p.hooks.RUnlock()
+	}
+	shared, _, _ := p.underway.Do(r.URL.Path, func() (any, error) {
 		// Not the request's context: others may be waiting for the answer.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), probe.timeout)
 		defer cancel()
 		return p.ask(ctx, probe, r.UserAgent()), nil
 	})
-	w.WriteHeader(status.(int))
+	a := shared.(answer)
+	if probe.hook && a.none {
+		// The kubelet takes any answer to a hook for success, so where the
+		// application gave none there must be none from us.
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(a.status)
 }
 
-// ask returns the status that stands for the application's answer: its own, 200
-// for a redirect or an open port, 502 where it does not answer in HTTP or at all,
-// 504 where it is too slow.
-func (p *prober) ask(ctx context.Context, probe probe, agent string) int {
+// answer is what the caller is told.
+type answer struct {
+	status int
+	none   bool // the application did not answer; status says why
+}
+
+// ask returns the application's own status, or what stands for it: 200 for a
+// redirect, an open port or a gRPC service that serves, 503 for a service that does
+// not, 502 where nothing answers in the probe's protocol or at all, 504 where it is
+// too slow.
+func (p *prober) ask(ctx context.Context, probe probe, agent string) answer {
 	target := net.JoinHostPort(p.address.String(), strconv.Itoa(int(probe.port)))
 	var err error
 	status := http.StatusOK
-	if probe.http != nil {
+	switch {
+	case probe.http != nil:
 		status, err = askHTTP(ctx, target, probe.http, agent)
-	} else {
+		if probe.hook && errors.Is(err, http.ErrSchemeMismatch) {
+			// For the sake of hooks from when it knew no HTTPS, the kubelet, too,
+			// tries again without.
+			plain := *probe.http
+			plain.scheme = "http"
+			status, err = askHTTP(ctx, target, &plain, agent)
+		}
+	case probe.grpc != nil:
+		status, err = askGRPC(ctx, target, probe.grpc, agent)
+	default:
 		err = askTCP(ctx, target)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return http.StatusGatewayTimeout
+		return answer{status: http.StatusGatewayTimeout, none: true}
 	case err != nil, status < 200, status > 599:
-		return http.StatusBadGateway
+		return answer{status: http.StatusBadGateway, none: true}
 	case status >= 300 && status < 400:
-		return http.StatusOK
+		return answer{status: http.StatusOK}
 	}
-	return status
+	return answer{status: status}
 }
 
 func askTCP(ctx context.Context, target string) error {
@@ -87,6 +135,32 @@ func askTCP(ctx context.Context, target string) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// askGRPC asks the standard health service. A service that it does not know is as
+// little healthy as one that does not serve.
+func askGRPC(ctx context.Context, target string, probe *grpcProbe, agent string) (int, error) {
+	conn, err := grpc.NewClient("passthrough:///"+target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // as the kubelet: Kubernetes knows no gRPC probe with TLS
+		grpc.WithUserAgent(kubeletAgent(agent)),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxProbeBody)),
+	)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	health, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: probe.service})
+	switch {
+	case grpcstatus.Code(err) == codes.NotFound:
+		return http.StatusServiceUnavailable, nil
+	case err != nil:
+		return 0, err
+	case health.GetStatus() != healthpb.HealthCheckResponse_SERVING:
+		return http.StatusServiceUnavailable, nil
+	}
+	return http.StatusOK, nil
 }
 
 func askHTTP(ctx context.Context, target string, probe *httpProbe, agent string) (int, error) {
@@ -131,11 +205,11 @@ func (h *httpProbe) request(ctx context.Context, target, agent string) (*http.Re
 	return req, nil
 }
 
-// staysHere lets a client follow redirects within the pod, also to another of its
-// ports, as the kubelet does: an application that sends everybody on to its HTTPS
-// port is as healthy as that port. Others end the probe there, successfully.
+// staysHere lets a client follow redirects to where it asked, the same port of the
+// same host. Any other ends the probe there, successfully: the application does
+// answer, and what it names was not what the author wanted probed.
 func staysHere(next *http.Request, via []*http.Request) error {
-	if next.URL.Hostname() != via[0].URL.Hostname() {
+	if asked := via[0].URL; next.URL.Hostname() != asked.Hostname() || portIn(next.URL) != portIn(asked) {
 		return http.ErrUseLastResponse
 	}
 	if len(via) >= maxProbeRedirects {
@@ -144,13 +218,24 @@ func staysHere(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// kubeProbe is what the kubelet calls itself; some vendors' minor versions end in +.
-var kubeProbe = regexp.MustCompile(`^kube-probe/[0-9]{1,3}\.[0-9]{1,3}\+?$`)
+func portIn(u *url.URL) string {
+	switch {
+	case u.Port() == "" && u.Scheme == "https":
+		return "443"
+	case u.Port() == "":
+		return "80"
+	}
+	return u.Port()
+}
+
+// kubelet is what it calls itself when it probes and when it calls a hook; some
+// vendors' minor versions end in +.
+var kubelet = regexp.MustCompile(`^kube-(probe|lifecycle)/[0-9]{1,3}\.[0-9]{1,3}\+?$`)
 
 // kubeletAgent passes on the kubelet's own name, by which people keep probes out
 // of their logs, and gives that name to everyone else.
 func kubeletAgent(agent string) string {
-	if kubeProbe.MatchString(agent) {
+	if kubelet.MatchString(agent) {
 		return agent
 	}
 	return "kube-probe/"

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,7 +19,7 @@ func TestReadiness(t *testing.T) {
 	var live atomic.Bool
 	certs := newRenewer(nil, nil, discardLog())
 	h := &health{certificate: certs.valid, live: func(context.Context) bool { return live.Load() }}
-	server := httptest.NewServer(Proxy{}.handler(h))
+	server := httptest.NewServer(Proxy{}.handler(h, &prober{}, everybody))
 	defer server.Close()
 	expect := func(when string, want int) {
 		t.Helper()
@@ -78,5 +81,32 @@ func TestProxyEndsWhenItsPortIsTaken(t *testing.T) {
 	}.Run(t.Context())
 	if err == nil {
 		t.Error("no error")
+	}
+}
+
+// Whatever the agent's port is, Envoy's readiness listener asks there.
+func TestBootstrapLeadsToTheAgentsPort(t *testing.T) {
+	for port, want := range map[uint16]string{0: "15020", 15999: "15999"} {
+		text, err := bootstrap(Proxy{ID: testID(t, "sleep"), Pod: "pod", Address: netip.MustParseAddr("10.0.0.1"), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, agent, _ := strings.Cut(string(text), `"cluster_name": "agent"`)
+		if found := regexp.MustCompile(`"port_value": (\d+)`).FindStringSubmatch(agent); found == nil || found[1] != want {
+			t.Errorf("port %d: the agent is at %v", port, found)
+		}
+	}
+}
+
+func TestCheckStatusPort(t *testing.T) {
+	for _, port := range []uint16{15000, 15001, 15006, 15021, 15090} {
+		if err := CheckStatusPort(port); err == nil {
+			t.Errorf("%d: accepted", port)
+		}
+	}
+	for _, port := range []uint16{15020, 80, 15999} {
+		if err := CheckStatusPort(port); err != nil {
+			t.Error(err)
+		}
 	}
 }
