@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -126,7 +127,10 @@ func (p Proxy) sources(ctx context.Context) sources {
 	if err != nil {
 		p.Log.WarnContext(ctx, "routes unknown", "err", err)
 	}
-	from := p.ProbeFrom.sources(surroundings{pod: p.Address, node: p.Node, gateways: gateways})
+	from := p.ProbeFrom.sources(surroundings{
+		pod: p.Address, node: p.Node, gateways: gateways,
+		behind: len(p.Node) > 0 && !slices.ContainsFunc(p.Node, func(a netip.Addr) bool { return isNextHop(ctx, a) }),
+	})
 	if from.open != "" {
 		p.Log.InfoContext(ctx, "probes answered to everybody", "why", from.open)
 	} else {

@@ -1,14 +1,20 @@
 package agent
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const routeGateway = 0x2 // RTF_GATEWAY of the kernel's route flags
@@ -19,6 +25,33 @@ func defaultGateways() ([]netip.Addr, error) {
 	v4, err4 := readRoutes("/proc/net/route")
 	v6, err6 := readRoutes("/proc/net/ipv6_route")
 	return append(parseRoutes4(v4), parseRoutes6(v6)...), errors.Join(err4, err6)
+}
+
+// kubeletPort is one at which nodes answer, if only by refusing.
+const kubeletPort = 10250
+
+// isNextHop reports whether an address is reached without a router in between: by a
+// connection whose packets may not be passed on. Being refused is an answer.
+func isNextHop(ctx context.Context, a netip.Addr) bool {
+	d := net.Dialer{Timeout: time.Second, Control: func(network, _ string, c syscall.RawConn) error {
+		var err error
+		if failed := c.Control(func(fd uintptr) {
+			if network == "tcp6" {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, 1)
+			} else {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, 1)
+			}
+		}); failed != nil {
+			return failed
+		}
+		return err
+	}}
+	conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(a, kubeletPort).String())
+	if err != nil {
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}
+	_ = conn.Close() // nothing was sent
+	return true
 }
 
 func readRoutes(file string) (string, error) {

@@ -44,6 +44,7 @@ type surroundings struct {
 	pod      netip.Addr
 	node     []netip.Addr // may be none
 	gateways []netip.Addr // the pod's default gateways
+	behind   bool         // the node is further than the gateway, which so is a router of its own
 }
 
 // sources are the addresses that may ask.
@@ -78,6 +79,9 @@ func (f ProbeFrom) sources(s surroundings) sources {
 	}
 	if !known {
 		return sources{open: "no default gateway: the kubelet's address cannot be known"}
+	}
+	if s.behind {
+		return sources{open: "the gateway is not the node: the kubelet's address cannot be known"}
 	}
 	return sources{ranges: single(append([]netip.Addr{s.pod}, append(s.node, s.gateways...)...)...)}
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -55,6 +57,46 @@ func newNode(t *testing.T) (node, pod, neighbour namespace) {
 		})
 	}
 	return node, pod, neighbour
+}
+
+// What the gateway itself is, is the next hop, whichever of its addresses is asked for;
+// what it passes packets on to is not.
+func TestNextHop(t *testing.T) {
+	node, pod, _ := newNode(t)
+	beyond := newNamespace(t)
+	node.do(func() error {
+		link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(beyond.handle)}
+		link.Name = "uplink"
+		addr, err := netlink.ParseAddr("10.79.0.1/24")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkAdd(link), netlink.AddrAdd(link, addr), netlink.LinkSetUp(link),
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600))
+	})
+	beyond.do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr("10.79.0.2/24")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link), netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(10, 79, 0, 1)}))
+	})
+	pod.do(func() error {
+		_, err := net.Dial("tcp", "10.79.0.2:10250")
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("beyond the node: %w, so nothing is proved", err)
+		}
+		for address, want := range map[string]bool{"10.78.0.1": true, "10.79.0.1": true, "10.79.0.2": false, "10.99.9.9": false} {
+			if got := isNextHop(t.Context(), netip.MustParseAddr(address)); got != want {
+				t.Errorf("%s: %v, want %v", address, got, want)
+			}
+		}
+		return nil
+	})
 }
 
 // A neighbour learns nothing from the agent's port, whichever that is; the kubelet,

@@ -33,6 +33,7 @@ func TestSources(t *testing.T) {
 	const local = "127.0.0.1 127.9.9.9 ::1 "
 	cases := map[string]struct {
 		set, pod, node, gateways string
+		behind                   bool
 		allowed, refused         string // "*": everybody
 		why                      string
 	}{
@@ -52,6 +53,8 @@ func TestSources(t *testing.T) {
 			allowed: "*", why: "fe80::1 is link-local"},
 		"two gateways, one link-local": {set: "node", pod: "10.244.1.7", gateways: "10.244.1.1 169.254.1.1",
 			allowed: "*", why: "link-local"},
+		"a router before the node": {set: "node", pod: "10.244.1.7", node: "192.168.0.5", gateways: "10.244.1.1", behind: true,
+			allowed: "*", why: "the gateway is not the node"},
 		"no gateway": {set: "node", pod: "10.244.1.7", node: "192.168.0.5",
 			allowed: "*", why: "no default gateway"},
 		"a gateway of the other family only": {set: "node", pod: "10.244.1.7", gateways: "fd00::1",
@@ -66,7 +69,7 @@ func TestSources(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := f.sources(surroundings{pod: addresses(t, c.pod)[0], node: addresses(t, c.node), gateways: addresses(t, c.gateways)})
+			got := f.sources(surroundings{pod: addresses(t, c.pod)[0], node: addresses(t, c.node), gateways: addresses(t, c.gateways), behind: c.behind})
 			if !strings.Contains(got.open, c.why) || (got.open != "") != (c.allowed == "*") {
 				t.Errorf("open: %q, want %q", got.open, c.why)
 			}
