@@ -146,7 +146,11 @@ func TestCases(t *testing.T) {
 			if i < 0 {
 				t.Fatal("no want section")
 			}
-			got := c.outcome(t, c.archive.Files[i].Name)
+			section := c.archive.Files[i].Name
+			got := c.outcome(t, section)
+			if (section == "want") != (strings.HasPrefix(got, "error: ") || strings.HasPrefix(got, "skipped: ")) {
+				t.Errorf("section %s does not fit: %s", section, got)
+			}
 			if *update {
 				c.archive.Files[i].Data = []byte(got)
 				if err := os.WriteFile(c.name, txtar.Format(c.archive), 0o644); err != nil {
