@@ -23,8 +23,28 @@ const (
 )
 
 // bootstrap is Envoy's whole configuration: whatever is captured goes on to where
-// it was sent. Equal input gives equal bytes.
-func bootstrap(p Proxy) ([]byte, error) {
+// it was sent. With ipv6, which the kernel must know, it takes what is sent by IPv6
+// as well, whatever the pod's own address. Equal input gives equal bytes.
+func bootstrap(p Proxy, ipv6 bool) ([]byte, error) {
+	inbound := captured("virtualInbound", "INBOUND", mesh.InboundPort, clusterInbound,
+		mesh.InboundPort, mesh.OutboundPort)
+	if p.Transparent {
+		keepCaller(inbound)
+	}
+	listeners := []object{
+		inbound,
+		// A port 15006 elsewhere is somebody's service, perhaps; 15001 seen
+		// here is this listener itself, dialled by the application.
+		captured("virtualOutbound", "OUTBOUND", mesh.OutboundPort, clusterOutbound,
+			mesh.OutboundPort),
+		relay("readiness", mesh.ReadinessPort, mesh.ReadyPath, clusterAgent),
+		relay("metrics", mesh.EnvoyStatsPort, "/stats/prometheus", clusterAdmin),
+	}
+	if ipv6 {
+		for _, l := range listeners {
+			addIPv6(l)
+		}
+	}
 	text, err := json.MarshalIndent(object{
 		"node": object{
 			"id": fmt.Sprintf("sidecar~%s~%s.%s~%s.svc.%s",
@@ -39,16 +59,7 @@ func bootstrap(p Proxy) ([]byte, error) {
 			"envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
 			object{"max_active_downstream_connections": 1 << 20})}},
 		"static_resources": object{
-			"listeners": []object{
-				captured("virtualInbound", "INBOUND", mesh.InboundPort, clusterInbound,
-					mesh.InboundPort, mesh.OutboundPort),
-				// A port 15006 elsewhere is somebody's service, perhaps; 15001 seen
-				// here is this listener itself, dialled by the application.
-				captured("virtualOutbound", "OUTBOUND", mesh.OutboundPort, clusterOutbound,
-					mesh.OutboundPort),
-				relay("readiness", mesh.ReadinessPort, mesh.ReadyPath, clusterAgent),
-				relay("metrics", mesh.EnvoyStatsPort, "/stats/prometheus", clusterAdmin),
-			},
+			"listeners": listeners,
 			"clusters": []object{
 				originalDestination(clusterInbound),
 				originalDestination(clusterOutbound),
@@ -88,6 +99,22 @@ func captured(name, direction string, port int, cluster string, forbidden ...int
 			"envoy.extensions.filters.listener.original_dst.v3.OriginalDst", object{})},
 		"filter_chains": chains,
 	}
+}
+
+// keepCaller makes a captured listener take connections that bear the addresses of
+// both of their ends, and what is dialled for them come from the caller's.
+func keepCaller(listener object) {
+	listener["transparent"] = true
+	listener["listener_filters"] = append(listener["listener_filters"].([]object),
+		typed("envoy.filters.listener.original_src",
+			"envoy.extensions.filters.listener.original_src.v3.OriginalSrc", object{"mark": transparentMark}))
+}
+
+// addIPv6 gives a listener its port by IPv6, too. IPv4 stays the first, also in a
+// pod that has none: statistics name the listener by it.
+func addIPv6(listener object) {
+	address := listener["address"].(object)["socket_address"].(object)
+	listener["additional_addresses"] = []object{{"address": socketAddress("::", address["port_value"].(int))}}
 }
 
 // tcpProxy passes bytes on. It ends no idle connection: applications that kept

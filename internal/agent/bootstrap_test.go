@@ -13,20 +13,44 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-func testBootstrap(t *testing.T) []byte {
+// testBootstraps are bootstraps by the name of their golden file.
+func testBootstraps(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := bootstrap(Proxy{ID: testID(t, "sleep"), Pod: "sleep-7c5f", Address: netip.MustParseAddr("10.244.1.7")})
-	if err != nil {
-		t.Fatal(err)
+	plain := Proxy{ID: testID(t, "sleep"), Pod: "sleep-7c5f", Address: netip.MustParseAddr("10.244.1.7")}
+	six, transparent := plain, plain
+	six.Address = netip.MustParseAddr("fd00:10:244::7")
+	transparent.Transparent = true
+	made := map[string]string{}
+	for name, text := range map[string]func() ([]byte, error){
+		"bootstrap":             func() ([]byte, error) { return bootstrap(plain, false) },
+		"bootstrap-ipv6":        func() ([]byte, error) { return bootstrap(six, true) },
+		"bootstrap-transparent": func() ([]byte, error) { return bootstrap(transparent, true) },
+	} {
+		text, err := text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[name] = string(text)
 	}
-	return text
+	return made
 }
 
 func TestBootstrapGolden(t *testing.T) {
-	golden := filepath.Join("testdata", "bootstrap.json")
-	got := testBootstrap(t)
+	again := testBootstraps(t)
+	for name, got := range testBootstraps(t) {
+		expectGolden(t, name+".json", got)
+		if got != again[name] {
+			t.Errorf("%s: equal input gave other bytes", name)
+		}
+	}
+}
+
+// expectGolden compares with a file of testdata.
+func expectGolden(t *testing.T, file, got string) {
+	t.Helper()
+	golden := filepath.Join("testdata", file)
 	if *update {
-		if err := os.WriteFile(golden, got, 0o644); err != nil {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,23 +58,22 @@ func TestBootstrapGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Error("bootstrap (-want +got; -update rewrites it):\n", diff)
-	}
-	if again := testBootstrap(t); string(again) != string(got) {
-		t.Error("equal input gave other bytes")
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update rewrites it):\n%s", file, diff)
 	}
 }
 
 func TestBootstrapIsTakenByEnvoy(t *testing.T) {
 	envoy := envoyBinary(t)
-	file := filepath.Join(t.TempDir(), "bootstrap.json")
-	if err := os.WriteFile(file, testBootstrap(t), 0o600); err != nil {
-		t.Fatal(err)
+	for name, text := range testBootstraps(t) {
+		file := filepath.Join(t.TempDir(), "bootstrap.json")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), envoy, "--mode", "validate", "--config-path", file, "--log-level", "warning").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+		t.Logf("%s: %s", name, out)
 	}
-	out, err := exec.CommandContext(t.Context(), envoy, "--mode", "validate", "--config-path", file, "--log-level", "warning").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Logf("%s", out)
 }

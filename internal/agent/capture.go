@@ -5,47 +5,119 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
 
-// captureTable is ours alone: Install replaces it as a whole and touches nothing
-// beside it.
-const captureTable = "garrison"
+// maxCaptured bounds the ports and ranges of a [Capture], all lists together.
+const maxCaptured = 512
 
-// Capture says which IPv4 TCP connections of a network namespace go through the
-// proxy: those that arrive from outside to InboundPort, those that leave to
-// OutboundPort. Loopback is left alone, so containers of a pod talk to each other
-// directly, and so is everything that the proxy's user sends, or the proxy would
-// feed itself. Its group is no exemption: any container may ask for a group.
+// Capture says which TCP connections of a network namespace go through the proxy:
+// of those that arrive from outside, and of those that leave. Both versions of IP
+// are captured where the namespace has both. The zero lists capture everything.
+//
+// Loopback is left alone, so containers of a pod talk to each other directly, and
+// so is everything that the proxy itself sends, or it would be fed itself: under
+// REDIRECT that is a user, and its group is no exemption, because any container
+// may ask for a group; under TPROXY, where the proxy runs as root, it is a group.
 type Capture struct {
-	ProxyUID       uint32 // user of the proxy
-	InboundPort    uint16
-	OutboundPort   uint16
-	ExcludeInbound []uint16 // ports that stay reachable without the proxy
+	// Transparent is Istio's TPROXY: the application sees the address of its caller
+	// instead of the pod's own. Incoming connections reach the proxy with both of
+	// their addresses, and what the proxy sends on for them bears transparentMark.
+	// Outgoing connections are redirected as ever.
+	//
+	// It has a price. The proxy runs as user 0 of group ProxyGID and needs NET_ADMIN
+	// all its life. And it dials the application from the caller's address, but from
+	// a port that the kernel picks: where that happens to be the caller's port, once
+	// in some ten thousand connections, the connection fails after its timeout.
+	Transparent bool
+
+	ProxyUID     uint32 // user of the proxy, not for Transparent
+	ProxyGID     uint32 // group of the proxy, for Transparent
+	InboundPort  uint16 // where the proxy takes what arrives
+	OutboundPort uint16 // where the proxy takes what leaves
+
+	// Ports that connections from outside are captured at, but for the excluded.
+	// As in Istio, the exclusion counts only where the inclusion has no limit: a
+	// port that is included by its number is captured.
+	IncludeInbound Selection[uint16]
+	ExcludeInbound []uint16
+
+	// Where connections to the outside are captured, by the first that matches:
+	// excluded ports and ranges are not, included ports and ranges are, the rest is
+	// not. A version of IP that a limited IncludeRanges does not name is the rest.
+	ExcludePorts  []uint16
+	ExcludeRanges []netip.Prefix
+	IncludePorts  []uint16
+	IncludeRanges Selection[netip.Prefix]
 }
 
-// Check reports values that would not capture, or would capture for ever.
+// Selection is a choice among many: everything, or what it is limited to.
+type Selection[T any] struct {
+	Limited bool
+	To      []T
+}
+
+// Check reports values that would not capture, would capture for ever, or
+// contradict each other, all at once, by the names of the flags of `agent redirect`.
 func (c Capture) Check() error {
 	var errs []error
-	if c.ProxyUID == 0 {
-		errs = append(errs, errors.New("proxy uid: 0 would exempt every process of root"))
+	complain := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("-"+flag+": "+format, args...))
 	}
-	if c.InboundPort == 0 || c.OutboundPort == 0 {
-		errs = append(errs, errors.New("inbound and outbound port: must not be 0"))
+	if c.ProxyUID == 0 && !c.Transparent {
+		complain("proxy-uid", "0 would exempt every process of root")
+	}
+	if c.ProxyGID == 0 && c.Transparent {
+		complain("proxy-gid", "0 would exempt every process of root's group")
+	}
+	if c.InboundPort == 0 {
+		complain("inbound-port", "must not be 0")
+	}
+	if c.OutboundPort == 0 {
+		complain("outbound-port", "must not be 0")
 	}
 	if c.InboundPort == c.OutboundPort {
-		errs = append(errs, fmt.Errorf("inbound and outbound port: both %d", c.InboundPort))
+		complain("outbound-port", "%d is the inbound port, too", c.OutboundPort)
 	}
-	for _, port := range c.ExcludeInbound {
-		if port == 0 || port == c.InboundPort || port == c.OutboundPort {
-			errs = append(errs, fmt.Errorf("excluded inbound port %d: not a port that could be reached", port))
+	ports := map[string][]uint16{
+		setIncludeInbound: c.IncludeInbound.To, setExcludeInbound: c.ExcludeInbound,
+		setIncludePorts: c.IncludePorts, setExcludePorts: c.ExcludePorts,
+	}
+	ranges := map[string][]netip.Prefix{setIncludeRanges: c.IncludeRanges.To, setExcludeRanges: c.ExcludeRanges}
+	sum := 0
+	for _, flag := range []string{setIncludeInbound, setExcludeInbound, setIncludePorts, setExcludePorts} {
+		sum += len(ports[flag])
+		for _, port := range ports[flag] {
+			inbound := flag == setIncludeInbound || flag == setExcludeInbound
+			if port == 0 || inbound && (port == c.InboundPort || port == c.OutboundPort) {
+				complain(flag, "%d: not a port that could be reached", port)
+			}
 		}
+	}
+	for _, flag := range []string{setIncludeRanges, setExcludeRanges} {
+		sum += len(ranges[flag])
+		for _, r := range ranges[flag] {
+			switch {
+			case !r.IsValid():
+				complain(flag, "not a range of addresses")
+			case r.Addr().Is4In6():
+				complain(flag, "%s: an IPv4 range in IPv6's spelling", r)
+			case flag == setIncludeRanges && r.Addr().IsLoopback():
+				complain(flag, "%s: loopback is never captured", r)
+			}
+		}
+	}
+	if !c.IncludeInbound.Limited && len(c.IncludeInbound.To) > 0 {
+		complain(setIncludeInbound, "everything, and some ports besides")
+	}
+	if !c.IncludeRanges.Limited && len(c.IncludeRanges.To) > 0 {
+		complain(setIncludeRanges, "everything, and some ranges besides")
+	}
+	if sum > maxCaptured {
+		errs = append(errs, fmt.Errorf("%d included and excluded ports and ranges: at most %d", sum, maxCaptured))
 	}
 	return errors.Join(errs...)
 }
@@ -53,169 +125,135 @@ func (c Capture) Check() error {
 // Install puts the rules into the current network namespace in one transaction,
 // in place of those of an earlier call, and reads them back. It needs NET_ADMIN
 // and Linux 5.9, the first to refuse connections before they are redirected.
+// Routes that an earlier call made for Transparent stay; without the rules nothing
+// takes them.
 func (c Capture) Install(ctx context.Context, log *slog.Logger) error {
 	if err := c.Check(); err != nil {
 		return err
+	}
+	ipv6, err := hasIPv6()
+	if err != nil {
+		return err
+	}
+	families := []family{familyIPv4}
+	if ipv6 {
+		families = append(families, familyIPv6)
 	}
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("netfilter: %w", err)
 	}
-	chains := c.chains()
-	table := &nftables.Table{Name: captureTable, Family: nftables.TableFamilyIPv4}
-	conn.AddTable(table) // deleting what is not there would fail the transaction
-	conn.DelTable(table)
-	conn.AddTable(table)
-	for _, ch := range chains {
-		added := conn.AddChain(ch.in(table))
-		for _, r := range ch.rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: added, Exprs: r.exprs})
+	tables := make([]*table, len(families))
+	for i, f := range families {
+		if c.Transparent {
+			if err := f.routeMarked(); err != nil {
+				return fmt.Errorf("route of marked packets: %s: %w", f.name, err)
+			}
+		}
+		tables[i] = c.table(f)
+		if err := tables[i].add(conn); err != nil {
+			return fmt.Errorf("netfilter table %s: %w", tables[i], err)
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("netfilter table ip %s: %w", captureTable, err)
+		return fmt.Errorf("netfilter: %w", err)
 	}
-	for _, ch := range chains {
-		if err := ch.verify(conn, table); err != nil {
-			return fmt.Errorf("netfilter table ip %s: chain %s: %w", captureTable, ch.name, err)
+	for _, t := range tables {
+		if err := t.verify(conn); err != nil {
+			return fmt.Errorf("netfilter table %s: %w", t, err)
 		}
-		for _, r := range ch.rules {
-			log.InfoContext(ctx, "capture rule set", "chain", ch.name, "rule", r.text)
+		for _, s := range t.sets {
+			log.InfoContext(ctx, "capture set made", "table", t.String(), "set", s.name, "elements", s.text)
+		}
+		for _, ch := range t.chains {
+			for _, r := range ch.rules {
+				log.InfoContext(ctx, "capture rule set", "table", t.String(), "chain", ch.name, "rule", r.text)
+			}
 		}
 	}
 	return nil
 }
 
-// chains is the whole of the rules, as a pure function.
-func (c Capture) chains() []chain {
-	inbound := []rule{join(in("lo"), pass())}
-	for _, port := range c.ExcludeInbound {
-		inbound = append(inbound, join(tcp(), to(port), pass()))
-	}
-	inbound = append(inbound, join(tcp(), redirect(c.InboundPort)))
-	return []chain{
-		{
-			// Runs before the redirect, where a captured connection still bears the
-			// port that its sender dialled. One that names the proxy's own port
-			// would make the proxy dial itself.
-			name: "refuse", kind: nftables.ChainTypeFilter,
-			hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityMangle,
-			rules: []rule{
-				join(in("lo"), pass()),
-				join(tcp(), to(c.InboundPort), reset()),
-				join(tcp(), to(c.OutboundPort), reset()),
-			},
+// table is the whole of the rules for one version of IP, as a pure function.
+func (c Capture) table(f family) *table {
+	t := &table{family: f}
+	t.chains = []chain{{
+		// Runs before the redirect, where a captured connection still bears the
+		// port that its sender dialled. One that names the proxy's own port
+		// would make the proxy dial itself.
+		name: "refuse", kind: nftables.ChainTypeFilter,
+		hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityMangle,
+		rules: []rule{
+			join(in("lo"), pass()),
+			join(to(c.InboundPort), reset()),
+			join(to(c.OutboundPort), reset()),
 		},
-		{
+	}}
+	if c.Transparent {
+		t.chains = append(t.chains, chain{
+			name: "inbound", kind: nftables.ChainTypeFilter,
+			hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityRef(*nftables.ChainPriorityMangle + 1),
+			rules: slices.Concat(
+				[]rule{
+					join(in("lo"), pass()),
+					join(tcp(), ofTransparentSocket(), setMark(), accept()),
+				},
+				// Without the proxy, the packet would go on to the application.
+				c.inbound(t, join(tproxy(f, c.InboundPort), setMark(), accept()), join(opening(), reset()))),
+		}, chain{
+			// The proxy's connection to the application names the caller as its
+			// source. What the application answers would leave for the caller: the
+			// connection passes its mark on to it, and the mark its way back.
+			name: "answers", kind: nftables.ChainTypeRoute,
+			hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityMangle,
+			rules: []rule{
+				join(out("lo"), tcp(), marked(), saveMark()),
+				join(tcp(), ofMarkedConnection(), restoreMark()),
+			},
+		})
+	} else {
+		t.chains = append(t.chains, chain{
 			name: "inbound", kind: nftables.ChainTypeNAT,
 			hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityNATDest,
-			rules: inbound,
-		},
-		{
-			name: "outbound", kind: nftables.ChainTypeNAT,
-			hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityNATDest,
-			rules: []rule{
-				join(out("lo"), pass()),
-				join(user(c.ProxyUID), pass()),
-				join(tcp(), redirect(c.OutboundPort)),
-			},
-		},
+			rules: slices.Concat([]rule{join(in("lo"), pass())}, c.inbound(t, redirect(c.InboundPort))),
+		})
 	}
+	t.chains = append(t.chains, chain{
+		name: "outbound", kind: nftables.ChainTypeNAT,
+		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityNATDest,
+		rules: slices.Concat([]rule{join(out("lo"), pass()), join(c.proxy(), pass())}, c.outbound(t, redirect(c.OutboundPort))),
+	})
+	return t
 }
 
-type chain struct {
-	name     string
-	kind     nftables.ChainType
-	hook     *nftables.ChainHook
-	priority *nftables.ChainPriority
-	rules    []rule
-}
+// inbound and outbound do capture to what they do not let pass.
 
-func (c chain) in(t *nftables.Table) *nftables.Chain {
-	return &nftables.Chain{Name: c.name, Table: t, Type: c.kind, Hooknum: c.hook, Priority: c.priority}
-}
-
-// verify compares what the kernel holds with what was asked for.
-func (c chain) verify(conn *nftables.Conn, t *nftables.Table) error {
-	held, err := conn.ListChain(t, c.name)
-	if err != nil {
-		return fmt.Errorf("reading back: %w", err)
+func (c Capture) inbound(t *table, capture ...rule) []rule {
+	if c.IncludeInbound.Limited {
+		return t.atPorts(setIncludeInbound, c.IncludeInbound.To, capture...)
 	}
-	if held.Type != c.kind || held.Hooknum == nil || *held.Hooknum != *c.hook ||
-		held.Priority == nil || *held.Priority != *c.priority {
-		return fmt.Errorf("read back as another kind of chain")
+	rules := t.atPorts(setExcludeInbound, c.ExcludeInbound, pass())
+	for _, r := range capture {
+		rules = append(rules, join(tcp(), r))
 	}
-	rules, err := conn.GetRules(t, held)
-	if err != nil {
-		return fmt.Errorf("reading back rules: %w", err)
+	return rules
+}
+
+func (c Capture) outbound(t *table, capture rule) []rule {
+	rules := slices.Concat(
+		t.atPorts(setExcludePorts, c.ExcludePorts, pass()),
+		t.toRanges(setExcludeRanges, c.ExcludeRanges, pass()),
+		t.atPorts(setIncludePorts, c.IncludePorts, capture))
+	if c.IncludeRanges.Limited {
+		return append(rules, t.toRanges(setIncludeRanges, c.IncludeRanges.To, join(tcp(), capture))...)
 	}
-	if !slices.EqualFunc(rules, c.rules, func(got *nftables.Rule, want rule) bool {
-		return reflect.DeepEqual(got.Exprs, want.exprs)
-	}) {
-		return fmt.Errorf("%d rules read back, not the %d that were set", len(rules), len(c.rules))
+	return append(rules, join(tcp(), capture))
+}
+
+// proxy matches what the proxy sends.
+func (c Capture) proxy() rule {
+	if c.Transparent {
+		return group(c.ProxyGID)
 	}
-	return nil
-}
-
-// rule is one rule or a piece of one: the kernel's expressions, and the same in
-// nft's own language for people.
-type rule struct {
-	text  string
-	exprs []expr.Any
-}
-
-func join(pieces ...rule) rule {
-	whole := pieces[0]
-	for _, p := range pieces[1:] {
-		whole.text += " " + p.text
-		whole.exprs = append(whole.exprs, p.exprs...)
-	}
-	return whole
-}
-
-func in(device string) rule  { return onDevice("iifname", expr.MetaKeyIIFNAME, device) }
-func out(device string) rule { return onDevice("oifname", expr.MetaKeyOIFNAME, device) }
-
-func onDevice(word string, key expr.MetaKey, device string) rule {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, device)
-	return rule{fmt.Sprintf("%s %q", word, device), equal(key, name)}
-}
-
-func user(uid uint32) rule {
-	return rule{fmt.Sprintf("meta skuid %d", uid), equal(expr.MetaKeySKUID, binaryutil.NativeEndian.PutUint32(uid))}
-}
-
-func tcp() rule {
-	return rule{"meta l4proto tcp", equal(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_TCP})}
-}
-
-// to matches the destination port; it must follow tcp.
-func to(port uint16) rule {
-	return rule{fmt.Sprintf("tcp dport %d", port), []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
-	}}
-}
-
-func equal(key expr.MetaKey, value []byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: value},
-	}
-}
-
-func pass() rule {
-	return rule{"return", []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}}
-}
-
-func redirect(port uint16) rule {
-	return rule{fmt.Sprintf("redirect to :%d", port), []expr.Any{
-		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
-		&expr.Redir{RegisterProtoMin: 1, RegisterProtoMax: 1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
-	}}
-}
-
-func reset() rule {
-	return rule{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}}
+	return user(c.ProxyUID)
 }

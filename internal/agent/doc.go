@@ -3,14 +3,14 @@
 // kubelet's probes in the application's stead.
 //
 //   - [Capture] is the init container's work: netfilter rules in the pod's network
-//     namespace that lead TCP connections through Envoy.
+//     namespace that lead TCP connections through Envoy, by IPv4 and by IPv6.
 //   - [Proxy] is the sidecar: it asks Citadel for a certificate, starts Envoy when
 //     it has one, renews it, and serves the agent's port.
 //
 // The package knows no Kubernetes API, reads no environment and trusts no
 // neighbour: whoever reaches its port learns a status code and can cause at most
-// one request per configured probe at a time. IPv6 is not captured: a pod with an
-// IPv6 address keeps speaking over it without the proxy.
+// one request per configured probe at a time. What is no TCP is not captured, UDP
+// above all.
 //
 // Start reading at [Proxy.Run], then capture.go.
 package agent

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,8 +19,10 @@ import (
 // A network with two hosts, each a network namespace: a pod, and a neighbour on
 // the other end of its only link.
 const (
-	podIP       = "10.77.0.2"
-	neighbourIP = "10.77.0.1"
+	podIP        = "10.77.0.2"
+	neighbourIP  = "10.77.0.1"
+	podIP6       = "fd77::2" // where the kernel has IPv6
+	neighbourIP6 = "fd77::1"
 )
 
 type network struct{ pod, neighbour namespace }
@@ -38,22 +41,46 @@ func newNetwork(t testing.TB) network {
 		if err := netlink.LinkAdd(link); err != nil {
 			return err
 		}
-		return address(neighbourIP)
+		return hostAddresses(neighbourIP, neighbourIP6)
 	})
-	n.pod.do(func() error { return address(podIP) })
+	n.pod.do(func() error { return hostAddresses(podIP, podIP6) })
 	return n
 }
 
-func address(ip string) error {
+// hostAddresses gives a host its addresses, the second where there is IPv6.
+func hostAddresses(ip, ip6 string) error {
+	six, err := hasIPv6()
+	if err != nil || !six {
+		return errors.Join(err, address(ip+"/24"))
+	}
+	return errors.Join(address(ip+"/24"), address(ip6+"/64"))
+}
+
+// address adds one to eth0.
+func address(cidr string) error {
 	link, err := netlink.LinkByName("eth0")
 	if err != nil {
 		return err
 	}
-	addr, err := netlink.ParseAddr(ip + "/24")
+	addr, err := netlink.ParseAddr(cidr)
 	if err != nil {
 		return err
 	}
+	if addr.IP.To4() == nil {
+		addr.Flags = unix.IFA_F_NODAD // usable at once
+	}
 	return errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link))
+}
+
+func needIPv6(t testing.TB) {
+	t.Helper()
+	six, err := hasIPv6()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !six {
+		t.Skip("needs IPv6")
+	}
 }
 
 func newNamespace(t testing.TB) namespace {
@@ -104,10 +131,19 @@ func (n namespace) try(f func() error) error {
 	return <-done
 }
 
+// tcpOf is the network of an address. Go's "tcp" would listen at 0.0.0.0 for IPv6,
+// too.
+func tcpOf(addr string) string {
+	if strings.HasPrefix(addr, "[") {
+		return "tcp6"
+	}
+	return "tcp4"
+}
+
 func (n namespace) listen(addr string) net.Listener {
 	n.t.Helper()
 	var l net.Listener
-	n.do(func() (err error) { l, err = net.Listen("tcp4", addr); return err })
+	n.do(func() (err error) { l, err = net.Listen(tcpOf(addr), addr); return err })
 	n.t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -127,7 +163,7 @@ func (n namespace) dial(who person, addr string) (conn net.Conn, err error) {
 		if _, err := unix.SetfsuidRetUid(who.uid); err != nil {
 			return err
 		}
-		conn, err = net.DialTimeout("tcp4", addr, 3*time.Second)
+		conn, err = net.DialTimeout(tcpOf(addr), addr, 3*time.Second)
 		return err
 	})
 	return conn, err
@@ -136,14 +172,31 @@ func (n namespace) dial(who person, addr string) (conn net.Conn, err error) {
 // greet makes a port say its name to whoever connects.
 func (n namespace) greet(port int) {
 	n.t.Helper()
-	l := n.listen(fmt.Sprintf("0.0.0.0:%d", port))
+	for _, host := range anyHost(n.t) {
+		each(n.listen(fmt.Sprintf("%s:%d", host, port)), func(conn net.Conn) { fmt.Fprintf(conn, "port %d", port) })
+	}
+}
+
+// anyHost is every address, of each version of IP that there is.
+func anyHost(t testing.TB) []string {
+	t.Helper()
+	if six, err := hasIPv6(); err != nil {
+		t.Fatal(err)
+	} else if six {
+		return []string{"0.0.0.0", "[::]"}
+	}
+	return []string{"0.0.0.0"}
+}
+
+// each serves the listener's connections until it is closed.
+func each(l net.Listener, serve func(net.Conn)) {
 	go func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(conn, "port %d", port)
+			serve(conn)
 			conn.Close()
 		}
 	}()

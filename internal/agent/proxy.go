@@ -164,7 +164,11 @@ func (p Proxy) handler(h *health, probes *prober, from sources) http.Handler {
 }
 
 func (p Proxy) writeBootstrap() (string, error) {
-	text, err := bootstrap(p)
+	ipv6, err := hasIPv6()
+	if err != nil {
+		return "", fmt.Errorf("bootstrap: %w", err)
+	}
+	text, err := bootstrap(p, ipv6)
 	if err != nil {
 		return "", err
 	}

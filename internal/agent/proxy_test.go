@@ -87,7 +87,7 @@ func TestProxyEndsWhenItsPortIsTaken(t *testing.T) {
 // Whatever the agent's port is, Envoy's readiness listener asks there.
 func TestBootstrapLeadsToTheAgentsPort(t *testing.T) {
 	for port, want := range map[uint16]string{0: "15020", 15999: "15999"} {
-		text, err := bootstrap(Proxy{ID: testID(t, "sleep"), Pod: "pod", Address: netip.MustParseAddr("10.0.0.1"), Port: port})
+		text, err := bootstrap(Proxy{ID: testID(t, "sleep"), Pod: "pod", Address: netip.MustParseAddr("10.0.0.1"), Port: port}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
