@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -47,31 +46,6 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 		return usageError{fmt.Errorf("%s: unknown argument %q", flags.Name(), flags.Arg(0))}
 	}
 	return nil
-}
-
-func parseRedirect(args []string, stderr io.Writer) (agent.Capture, error) {
-	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
-	uid := userID(mesh.ProxyUID)
-	flags.Var(&uid, "proxy-uid", "user `id` whose traffic is left alone")
-	inbound := port(mesh.InboundPort)
-	flags.Var(&inbound, "inbound-port", "`port` that incoming connections go to")
-	outbound := port(mesh.OutboundPort)
-	flags.Var(&outbound, "outbound-port", "`port` that outgoing connections go to")
-	exclude := ports{mesh.AgentPort, mesh.ReadinessPort, mesh.EnvoyStatsPort}
-	flags.Var(&exclude, "exclude-inbound-ports", "comma separated `ports` that are not captured")
-	if err := parse(flags, args, stderr); err != nil {
-		return agent.Capture{}, err
-	}
-	c := agent.Capture{
-		ProxyUID:       uint32(uid),
-		InboundPort:    uint16(inbound),
-		OutboundPort:   uint16(outbound),
-		ExcludeInbound: exclude,
-	}
-	if err := c.Check(); err != nil {
-		return agent.Capture{}, usageError{err}
-	}
-	return c, nil
 }
 
 // parseProxy reads the flags of `agent proxy` and the variables that the injector
@@ -172,58 +146,4 @@ func parseAddress(text string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(text)
 	return a.Unmap(), err
-}
-
-// userID is a flag's value.
-type userID uint32
-
-func (u *userID) String() string { return strconv.FormatUint(uint64(*u), 10) }
-
-func (u *userID) Set(text string) error {
-	n, err := strconv.ParseUint(text, 10, 32)
-	if err != nil {
-		return errors.New("not a user id")
-	}
-	*u = userID(n)
-	return nil
-}
-
-// port is a flag's value from 1 to 65535.
-type port uint16
-
-func (p *port) String() string { return strconv.Itoa(int(*p)) }
-
-func (p *port) Set(text string) error {
-	n, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || n == 0 {
-		return errors.New("not a port")
-	}
-	*p = port(n)
-	return nil
-}
-
-// ports is a flag's comma separated list of ports, which replaces the default.
-type ports []uint16
-
-func (p *ports) String() string {
-	words := make([]string, len(*p))
-	for i, n := range *p {
-		words[i] = strconv.Itoa(int(n))
-	}
-	return strings.Join(words, ",")
-}
-
-func (p *ports) Set(text string) error {
-	*p = nil
-	if text == "" {
-		return nil
-	}
-	for word := range strings.SplitSeq(text, ",") {
-		var one port
-		if err := one.Set(word); err != nil {
-			return fmt.Errorf("%q: %w", word, err)
-		}
-		*p = append(*p, uint16(one))
-	}
-	return nil
 }

@@ -9,45 +9,16 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/garrison-mesh/garrison/internal/agent"
 )
-
-func TestRedirectFlags(t *testing.T) {
-	want := agent.Capture{ProxyUID: 1337, InboundPort: 15006, OutboundPort: 15001, ExcludeInbound: []uint16{15020, 15021, 15090}}
-	for _, args := range []string{
-		"",
-		"--proxy-uid=1337 --inbound-port=15006 --outbound-port=15001 --exclude-inbound-ports=15020,15021,15090",
-	} {
-		got, err := parseRedirect(strings.Fields(args), io.Discard)
-		if err != nil {
-			t.Errorf("%q: %v", args, err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%q: %s", args, diff)
-		}
-	}
-	if got, err := parseRedirect([]string{"--exclude-inbound-ports="}, io.Discard); err != nil || len(got.ExcludeInbound) != 0 {
-		t.Errorf("none excluded: %v, %v", got, err)
-	}
-}
 
 func TestRefusals(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                      "no command",
-		"help":                                  `unknown command "help"`,
-		"redirect now":                          `unknown argument "now"`,
-		"redirect --proxy-uid=0":                "proxy uid",
-		"redirect --proxy-uid=4294967296":       "not a user id",
-		"redirect --inbound-port=65536":         "not a port",
-		"redirect --inbound-port=15001":         "both 15001",
-		"redirect --exclude-inbound-ports=1,,2": `"": not a port`,
-		"redirect --what":                       "what",
-		"proxy --concurrency=0":                 "-concurrency: 0",
-		"proxy --drain-time=1ms":                "-drain-time",
-		"proxy --log-level=loud":                "log-level",
+		"":                       "no command",
+		"help":                   `unknown command "help"`,
+		"redirect now":           `unknown argument "now"`,
+		"proxy --concurrency=0":  "-concurrency: 0",
+		"proxy --drain-time=1ms": "-drain-time",
+		"proxy --log-level=loud": "log-level",
 	} {
 		err := run(t.Context(), strings.Fields(args), func(string) string { return "" }, io.Discard)
 		var usage usageError
