@@ -56,8 +56,8 @@ install: manifests ## Garrison, into the cluster
 uninstall: ## Garrison, out of the cluster
 	@KUBECONFIG=$(or $(KUBECONFIG),$(LAB)) hack/uninstall
 
-bench: deps ## the figures, each beside its goal
-	@$(GO) run ./test/bench
+bench: tools ## the figures, each beside its goal; some need the lab's cluster, or yours
+	@KUBECONFIG=$(or $(KUBECONFIG),$(wildcard $(LAB))) $(GO) run ./test/bench
 
 check: deps ## every gate but the tests
 	@hack/check

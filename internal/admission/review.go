@@ -59,9 +59,14 @@ const (
 	v1beta1 = "admission.k8s.io/v1beta1"
 )
 
-// parse reads a review. The error names the field that is wrong.
+// parse reads a review. The error names the field that is wrong. The object is the
+// bytes that were sent; whether they are JSON is for whoever reads it to find out.
 func parse(body []byte) (r review, err error) {
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &r); err != nil {
+	envelope, object, apart := split(body)
+	if !apart {
+		envelope = body
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(envelope, &r); err != nil {
 		var mistyped *json.UnmarshalTypeError
 		if errors.As(err, &mistyped) && mistyped.Field != "" {
 			return review{}, fmt.Errorf("%s: a JSON %s cannot stand here", mistyped.Field, mistyped.Value)
@@ -77,6 +82,9 @@ func parse(body []byte) (r review, err error) {
 		return review{}, errors.New("request: missing")
 	case r.Request.UID == "":
 		return review{}, errors.New("request.uid: missing")
+	}
+	if apart {
+		r.Request.Object = object
 	}
 	return r, nil
 }

@@ -10,7 +10,8 @@ import (
 
 // difference returns the operations that turn one document into another: members of
 // objects in the order of their names, elements of lists by position where the list
-// only grew, whatever else as a whole.
+// only grew, whatever else as a whole. What a list has in common at its beginning and at
+// its end is left alone, since merging puts what is new at either.
 func difference(path string, before, after any) []Operation {
 	if reflect.DeepEqual(before, after) {
 		return nil
@@ -22,19 +23,32 @@ func difference(path string, before, after any) []Operation {
 		}
 	case []any:
 		if was, ok := before.([]any); ok && len(is) >= len(was) && len(was) > 0 {
-			var ops []Operation
-			for i, element := range is {
-				at := path + "/" + strconv.Itoa(i)
-				if i < len(was) {
-					ops = append(ops, difference(at, was[i], element)...)
-				} else {
-					ops = append(ops, Operation{Op: "add", Path: at, Value: encoded(element)})
-				}
-			}
-			return ops
+			return differentElements(path, was, is)
 		}
 	}
 	return []Operation{{Op: "replace", Path: path, Value: encoded(after)}}
+}
+
+func differentElements(path string, before, after []any) []Operation {
+	begin, end := 0, len(before)
+	for begin < end && reflect.DeepEqual(before[begin], after[begin]) {
+		begin++
+	}
+	grown := len(after) - len(before)
+	for end > begin && reflect.DeepEqual(before[end-1], after[end-1+grown]) {
+		end--
+	}
+	var ops []Operation
+	for i, element := range after[begin : end+grown] {
+		i += begin
+		at := path + "/" + strconv.Itoa(i)
+		if i < end {
+			ops = append(ops, difference(at, before[i], element)...)
+		} else {
+			ops = append(ops, Operation{Op: "add", Path: at, Value: encoded(element)})
+		}
+	}
+	return ops
 }
 
 func differentMembers(path string, before, after map[string]any) []Operation {

@@ -11,12 +11,19 @@
 // What is measured is CPU time of the server's own process, for rates and
 // latencies on a machine that runs the load as well say little. The servers are
 // this program again, started as "bench serve <role>" (serve.go): the real
-// handlers without an API server, and the floors (floor.go). It asks no cluster and
+// handlers without an API server, and the floors (floor.go).
+//
+// Two sections measure more than handlers, and say so where what they need is
+// missing: "command" starts the real injector beside an API server of its own, which
+// the lab's command brings; "apiserver" asks the cluster that KUBECONFIG names how
+// long its API server waits for the injector installed there, creating pods by dry run
+// in two namespaces that go when it is done. The rest asks no cluster, and all of it
 // leaves loopback alone apart from its own ports. Start reading at [bench.all].
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -25,6 +32,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -45,8 +53,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return runServer(ctx, args[1:], out)
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	quick := flags.Bool("quick", false, "measure for about 20 seconds: enough to see that it works, not to believe it")
-	only := flags.String("only", "", "measure one `section`: webhook, ca or process")
+	quick := flags.Bool("quick", false, "measure for about half a minute: enough to see that it works, not to believe it")
+	only := flags.String("only", "", "measure one `section`: webhook, ca, process, command or apiserver")
 	profile := flags.String("profile", "", "write each server's CPU profile into this `folder`")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -54,12 +62,20 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	p := plan{repeats: 7, window: 3 * time.Second, podRepeats: 3, podWindow: 2 * time.Second, benchtime: "1s"}
-	bound := 4 * time.Minute
-	if *quick {
-		p = plan{repeats: 3, window: 600 * time.Millisecond, podRepeats: 1, podWindow: 500 * time.Millisecond, benchtime: "0.2s"}
-		bound = time.Minute
+	p := plan{
+		repeats: 7, window: 3 * time.Second, podRepeats: 3, podWindow: 2 * time.Second,
+		benchtime: "0.4s", processRepeats: 5, starts: 7, creates: 200,
 	}
+	bound := 8 * time.Minute
+	if *quick {
+		p = plan{
+			repeats: 3, window: 400 * time.Millisecond, podRepeats: 1, podWindow: 400 * time.Millisecond,
+			benchtime: "0.05s", processRepeats: 1, starts: 2, creates: 50,
+		}
+		bound = 2 * time.Minute
+	}
+	p.lab = cmp.Or(os.Getenv("GARRISON_CLUSTER_BIN"), filepath.Join("build", "bin", "cluster"))
+	p.kubeconfig = os.Getenv("KUBECONFIG")
 	if p.profile = *profile; p.profile != "" {
 		if err := os.MkdirAll(p.profile, 0o755); err != nil {
 			return err
@@ -75,12 +91,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 	fmt.Fprintf(out, "# %s %s/%s, %d CPUs%s, %s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(),
 		time.Now().UTC().Format(time.RFC3339))
-	fmt.Fprintf(out, "# webhook: HTTP/1.1, TLS 1.3, %d clients; ca: TLS gRPC, 1 connection, %d clients, P-256; %d × %v each, in turn\n",
-		webhookClients, caClients, p.repeats, p.window)
+	fmt.Fprintf(out, "# webhook: HTTP/1.1, TLS 1.3, %d clients, %d in the crowd; ca: TLS gRPC, 1 connection, %d clients, P-256; %d × %v each, in turn\n",
+		webhookClients, crowdClients, caClients, p.repeats, p.window)
 	b := bench{plan: p, dir: dir, report: func(figures ...figure) {
 		for _, f := range figures {
 			fmt.Fprintln(out, f)
 		}
+	}, note: func(format string, args ...any) {
+		fmt.Fprintf(out, "# "+format+"\n", args...)
 	}}
 	return b.all(ctx, *only)
 }

@@ -113,11 +113,14 @@ func simplePod() *corev1.Pod {
 	return newPod("sleep", corev1.PodSpec{Containers: []corev1.Container{container("sleep", 0)}})
 }
 
-func largePod() *corev1.Pod {
+func largePod() *corev1.Pod { return probedPod("frontend", "catalogue", "cart", "payment", "audit") }
+
+// probedPod has large containers with probes.
+func probedPod(names ...string) *corev1.Pod {
 	var spec corev1.PodSpec
-	for _, name := range []string{"frontend", "catalogue", "cart", "payment", "audit"} {
+	for i, name := range names {
 		c := container(name, 40)
-		port := int32(8080 + len(spec.Containers))
+		port := int32(8080 + i)
 		c.Ports = []corev1.ContainerPort{{Name: "http-" + name, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
 		c.ReadinessProbe = probe("/ready", intstr.FromString("http-"+name))
 		c.LivenessProbe = probe("/live", intstr.FromInt32(port))

@@ -8,63 +8,92 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/metadata"
 	securityapi "istio.io/api/security/v1alpha1"
-	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/garrison-mesh/garrison/internal/admission"
 )
 
-// process measures one injection and one issue without any network: CPU time
-// and allocations, beside the same for the floors.
+// processGoals are those of one call of the handler, by pod.
+func processGoals() map[string]measured {
+	return map[string]measured{
+		podSimple:        {cpu: 0.2, allocs: 500},
+		"variables-2000": {cpu: 2},
+	}
+}
+
+// process measures reviews and issues without any network: CPU time and allocations,
+// beside the same for the floors.
 func (b bench) process(context.Context) error {
 	testing.Init() // brings the flag that says how long a benchmark runs
 	if err := flag.Set("test.benchtime", b.plan.benchtime); err != nil {
 		return err
 	}
-	return errors.Join(b.injections(), b.issues())
+	return errors.Join(b.handler(), b.issues())
 }
 
-func (b bench) injections() error {
+// measured is something to be called over and over, with the goals of one call.
+type measured struct {
+	name   string
+	call   func() error
+	cpu    float64 // ms; 0: none
+	allocs float64 // 0: none
+}
+
+// handler measures the injector's whole handler beside decoding nothing but the pod:
+// with the pods of the mix, with what some pods ask for besides, with a pod that was
+// injected before, and with pods that grow.
+func (b bench) handler() error {
+	handler, err := injectorHandler(discard())
+	if err != nil {
+		return err
+	}
 	mix, err := reviews()
 	if err != nil {
 		return err
 	}
-	injector, err := newInjector(discard())
+	others, err := otherReviews()
 	if err != nil {
 		return err
 	}
+	again, err := injectedReview(handler, mix[0])
+	if err != nil {
+		return err
+	}
+	var all []measured
 	for _, r := range mix {
-		err := b.function("process."+r.name+".decode", func() error {
+		all = append(all, measured{name: "process." + r.name + ".decode", call: func() error {
 			return json.Unmarshal(r.pod, new(corev1.Pod))
-		})
+		}})
+	}
+	goals := processGoals()
+	for _, r := range slices.Concat(mix, others, []review{again}) {
+		h, err := newHandled(handler, r)
 		if err != nil {
 			return err
 		}
-		request := admission.Request{
-			UID:       uidHole,
-			Resource:  metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
-			Namespace: "shop",
-			Operation: admissionv1.Create,
-			Object:    r.pod,
-		}
-		err = b.function("process."+r.name+".injection", func() error {
-			if a := injector.Admit(context.Background(), &request); !a.Allowed || len(a.Patch) == 0 {
-				return fmt.Errorf("no patch: %s", a.Message)
-			}
-			return nil
+		m := goals[r.name]
+		m.name, m.call = handlerName(r.name), h.expect(r.name != again.name)
+		all = append(all, m)
+	}
+	spent, err := b.functions(all)
+	if err != nil {
+		return err
+	}
+	for _, g := range growths() {
+		b.report(figure{
+			name:   fmt.Sprintf("process.%s.growth-%d-to-%d", g.of, g.from, g.to),
+			values: ratios(spent[handlerName(g.name(g.to))], spent[handlerName(g.name(g.from))]),
+			unit:   "x", goal: float64(g.to) / float64(g.from),
 		})
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }
+
+func handlerName(pod string) string { return "process." + pod + ".handler" }
 
 func (b bench) issues() error {
 	requests, err := newRequests()
@@ -80,12 +109,13 @@ func (b bench) issues() error {
 		return err
 	}
 	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("authorization", "Bearer "+caToken))
+	var all []measured
 	for _, c := range []struct {
 		role    string
 		service securityapi.IstioCertificateServiceServer
 	}{{roleFloorCA, floor}, {roleCitadel, citadel}} {
 		n := 0
-		err := b.function("process."+c.role+".issue", func() error {
+		all = append(all, measured{name: "process." + c.role + ".issue", call: func() error {
 			r := requests[n%len(requests)]
 			n++
 			answer, err := c.service.CreateCertificate(ctx, r.message())
@@ -93,45 +123,58 @@ func (b bench) issues() error {
 				err = checkChain(r, answer.GetCertChain())
 			}
 			return err
-		})
-		if err != nil {
-			return err
-		}
+		}})
 	}
-	return nil
+	_, err = b.functions(all)
+	return err
 }
 
-// function reports what one call of f takes: CPU time, the collection of its garbage
-// included, and allocations.
-func (b bench) function(name string, f func() error) error {
-	var failed error
-	var spent time.Duration
-	result := testing.Benchmark(func(t *testing.B) {
-		before, err := ownCPU()
-		if err != nil {
-			failed = err
+// functions calls everything in turn, over and over, and reports what one call takes:
+// CPU time, the collection of its garbage included, and allocations. It returns the CPU
+// times in ms by name.
+func (b bench) functions(all []measured) (map[string][]float64, error) {
+	spent := make(map[string][]float64)
+	last := make(map[string]testing.BenchmarkResult)
+	for range b.plan.processRepeats {
+		for _, m := range all {
+			took, result, err := benchmark(m.call)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", m.name, err)
+			}
+			spent[m.name] = append(spent[m.name], took.Seconds()*1000/float64(result.N))
+			last[m.name] = result
+		}
+	}
+	for _, m := range all {
+		b.report(
+			figure{name: m.name + ".cpu", values: spent[m.name], unit: "ms", goal: m.cpu},
+			figure{name: m.name + ".allocs", values: []float64{float64(last[m.name].AllocsPerOp())}, unit: "allocs", goal: m.allocs},
+			figure{name: m.name + ".memory", values: []float64{float64(last[m.name].AllocedBytesPerOp())}, unit: "bytes"},
+		)
+	}
+	return spent, nil
+}
+
+// benchmark calls f for a while and returns the CPU time that all calls took.
+func benchmark(f func() error) (spent time.Duration, result testing.BenchmarkResult, err error) {
+	result = testing.Benchmark(func(t *testing.B) {
+		before, e := ownCPU()
+		if e != nil {
+			err = e
 			t.FailNow()
 		}
 		for t.Loop() {
-			if failed = f(); failed != nil {
+			if err = f(); err != nil {
 				t.FailNow()
 			}
 		}
-		after, err := ownCPU()
-		spent, failed = after-before, err
+		after, e := ownCPU()
+		spent, err = after-before, e
 	})
-	if failed != nil {
-		return fmt.Errorf("%s: %w", name, failed)
+	if err == nil && result.N == 0 {
+		err = errors.New("did not run")
 	}
-	if result.N == 0 {
-		return fmt.Errorf("%s: did not run", name)
-	}
-	b.report(
-		figure{name: name + ".cpu", values: []float64{float64(spent.Nanoseconds()) / float64(result.N)}, unit: "ns"},
-		figure{name: name + ".allocs", values: []float64{float64(result.AllocsPerOp())}, unit: "allocs"},
-		figure{name: name + ".memory", values: []float64{float64(result.AllocedBytesPerOp())}, unit: "bytes"},
-	)
-	return nil
+	return spent, result, err
 }
 
 // discard is a log that costs what formatting costs.

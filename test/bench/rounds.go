@@ -47,18 +47,24 @@ func values(samples []sample, pick func(sample) float64) []float64 {
 
 func cpu(s sample) float64 { return s.cpu }
 
-// standard gives the figures that every server has. goal is that of its CPU time in
-// ms; 0: none.
-func standard(prefix string, samples []sample, goal float64) []figure {
-	latency := func(q float64) []float64 {
-		return values(samples, func(s sample) float64 { return s.quantile(q).Seconds() * 1000 })
-	}
+func p50(s sample) float64 { return s.quantile(0.50).Seconds() * 1000 }
+
+func p99(s sample) float64 { return s.quantile(0.99).Seconds() * 1000 }
+
+// hopes are goals of the figures that every server has; 0: none.
+type hopes struct {
+	cpu, p99 float64 // ms
+	rss      float64 // MiB
+}
+
+// standard gives the figures that every server has.
+func standard(prefix string, samples []sample, goals hopes) []figure {
 	rss := values(samples, func(s sample) float64 { return float64(s.rss) / (1 << 20) })
 	return []figure{
-		{name: prefix + ".cpu", values: values(samples, cpu), unit: "ms", goal: goal},
+		{name: prefix + ".cpu", values: values(samples, cpu), unit: "ms", goal: goals.cpu},
 		{name: prefix + ".rate", values: values(samples, sample.rate), unit: "/s"},
-		{name: prefix + ".p50", values: latency(0.50), unit: "ms"},
-		{name: prefix + ".p99", values: latency(0.99), unit: "ms"},
-		{name: prefix + ".rss", values: []float64{slices.Max(rss)}, unit: "MiB"},
+		{name: prefix + ".p50", values: values(samples, p50), unit: "ms"},
+		{name: prefix + ".p99", values: values(samples, p99), unit: "ms", goal: goals.p99},
+		{name: prefix + ".rss", values: []float64{slices.Max(rss)}, unit: "MiB", goal: goals.rss},
 	}
 }

@@ -127,31 +127,41 @@ func profiled(path string, f func() error) (err error) {
 	return f()
 }
 
-// newServingCertificate makes a P-256 certificate for loopback that signs itself.
+// newServingCertificate makes a certificate for loopback.
 func newServingCertificate(now time.Time) (cert *serve.Certificate, rootPEM string, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	rootPEM, keyPEM, err := newPair(now)
 	if err != nil {
 		return nil, "", err
+	}
+	cert = new(serve.Certificate)
+	err = cert.Set([]byte(rootPEM), []byte(keyPEM), now)
+	return cert, rootPEM, err
+}
+
+// newPair makes a P-256 certificate that signs itself, for loopback and the names
+// given, and its key, both in PEM.
+func newPair(now time.Time, names ...string) (certPEM, keyPEM string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		NotBefore:    now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		DNSNames:    names,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, "", err
+		return "", "", err
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, "", err
+		return "", "", err
 	}
-	rootPEM = certificatePEM(der)
-	cert = new(serve.Certificate)
-	err = cert.Set([]byte(rootPEM), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), now)
-	return cert, rootPEM, err
+	return certificatePEM(der), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})), nil
 }
 
 // freeAddr returns a loopback address that nobody listens on at the moment.

@@ -19,6 +19,7 @@ import (
 type server struct {
 	role  string
 	addr  string
+	root  string // PEM of what its certificate is checked with
 	trust *tls.Config
 	cmd   *exec.Cmd
 	stdin io.Closer // closed, it tells the process to end
@@ -71,7 +72,7 @@ func (s *server) greet(ctx context.Context, out io.Reader) error {
 	if !roots.AppendCertsFromPEM([]byte(hello.Root)) {
 		return errors.New("greeting: no certificate")
 	}
-	s.addr = hello.Addr
+	s.addr, s.root = hello.Addr, hello.Root
 	s.trust = &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -97,10 +98,15 @@ func (s *server) stop() error {
 	kill := time.AfterFunc(10*time.Second, func() { _ = s.cmd.Process.Kill() })
 	defer kill.Stop()
 	if err := s.cmd.Wait(); err != nil {
-		said, _ := os.ReadFile(s.log) // the better half of the message, where there is one
-		return fmt.Errorf("%s: %w: %s", s.role, err, bytes.TrimSpace(said[max(0, len(said)-2000):]))
+		return fmt.Errorf("%s: %w: %s", s.role, err, s.said())
 	}
 	return nil
+}
+
+// said returns what the process logged last.
+func (s *server) said() []byte {
+	said, _ := os.ReadFile(s.log) // the better half of a message, where there is one
+	return bytes.TrimSpace(said[max(0, len(said)-2000):])
 }
 
 func (s *server) usage() (usage, error) { return processUsage(s.cmd.Process.Pid) }

@@ -16,10 +16,18 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// newInjector returns an injector with the defaults of an installation.
+// newInjector returns an injector with the defaults of an installation, and with one
+// overlay for pods that ask for it.
 func newInjector(log *slog.Logger) (*inject.Injector, error) {
 	settings, err := inject.NewSettings(inject.Options{Image: "garrison/proxy:bench"})
 	if err != nil {
+		return nil, err
+	}
+	overlays, err := inject.ParseOverlays(map[string]string{benchOverlay: benchOverlayText})
+	if err != nil {
+		return nil, err
+	}
+	if settings, err = settings.WithOverlays(overlays); err != nil {
 		return nil, err
 	}
 	namespace := func(_ context.Context, name string) (mesh.Namespace, error) {

@@ -16,8 +16,11 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// webhookClients is how many connections the API server is played with.
-const webhookClients = 8
+// How many connections the API server is played with, at most times and in a crowd.
+const (
+	webhookClients = 8
+	crowdClients   = 32
+)
 
 // webhook plays the API server to one webhook: HTTP/1.1 with keep-alive, as the API
 // server speaks to webhooks, over TLS 1.3.
@@ -26,18 +29,34 @@ type webhook struct {
 	url     string
 	reviews []review
 	sent    atomic.Int64
-	buffers [webhookClients]struct{ request, answer bytes.Buffer }
+	buffers []struct{ request, answer bytes.Buffer } // one for each client
 }
 
-func newWebhook(s *server, mix []review) *webhook {
+func newWebhook(s *server, mix []review, clients int) *webhook {
 	return &webhook{
 		url:     "https://" + s.addr + mesh.InjectPath + "?timeout=10s",
 		reviews: mix,
+		buffers: make([]struct{ request, answer bytes.Buffer }, clients),
 		client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig:     s.trust.Clone(), // with one of its own, net/http keeps to HTTP/1.1
-			MaxConnsPerHost:     webhookClients,
-			MaxIdleConnsPerHost: webhookClients,
+			MaxConnsPerHost:     clients,
+			MaxIdleConnsPerHost: clients,
 		}},
+	}
+}
+
+// webhooks plays the API server to several servers. done closes the connections.
+func webhooks(servers []*server, mix []review, clients int) (all []contender, done func()) {
+	var opened []*webhook
+	for _, s := range servers {
+		w := newWebhook(s, mix, clients)
+		opened = append(opened, w)
+		all = append(all, contender{s, w.call})
+	}
+	return all, func() {
+		for _, w := range opened {
+			w.client.CloseIdleConnections()
+		}
 	}
 }
 

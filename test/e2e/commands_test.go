@@ -30,6 +30,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"forge":      forge,
 	"steadily":   steadily,
 	"rights":     rights,
+	"flood":      flood,
 }
 
 // kubectl runs kubectl for a command and returns its standard output.
