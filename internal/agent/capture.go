@@ -192,7 +192,7 @@ func (c Capture) table(f family) *table {
 	if c.Transparent {
 		t.chains = append(t.chains, chain{
 			name: "inbound", kind: nftables.ChainTypeFilter,
-			hook: nftables.ChainHookPrerouting, priority: nftables.ChainPriorityRef(*nftables.ChainPriorityMangle + 1),
+			hook: nftables.ChainHookPrerouting, priority: new(*nftables.ChainPriorityMangle + 1),
 			rules: slices.Concat(
 				[]rule{
 					join(in("lo"), pass()),

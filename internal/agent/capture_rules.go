@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -24,7 +25,7 @@ func join(pieces ...rule) rule {
 	whole := pieces[0]
 	for _, p := range pieces[1:] {
 		whole.text += " " + p.text
-		whole.exprs = append(whole.exprs[:len(whole.exprs):len(whole.exprs)], p.exprs...)
+		whole.exprs = append(slices.Clip(whole.exprs), p.exprs...)
 	}
 	return whole
 }

@@ -196,7 +196,7 @@ func TestMergedMetrics(t *testing.T) {
 	if diff := cmp.Diff(want, asked); diff != "" || path != "/m" {
 		t.Errorf("asked for %s: %s", path, diff)
 	}
-	if !(share < "1.61" && share > "1.2") { // half of what is left of 4 - 0.8 s
+	if share >= "1.61" || share <= "1.2" { // half of what is left of 4 - 0.8 s
 		t.Errorf("the application has %s s", share)
 	}
 	if got := call(t, "POST", agent.URL+mesh.MetricsPath, nil); got != 405 {

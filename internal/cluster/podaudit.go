@@ -13,7 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
@@ -200,7 +200,7 @@ func (l *auditLoop) unclaim(event string) {
 // ReplicaSet.
 func (l *auditLoop) tell(ctx context.Context, pod string, owner corev1.ObjectReference, why string) error {
 	// The name is what the pod's maker wrote, and would be part of a path.
-	if owner.APIVersion == "apps/v1" && owner.Kind == "ReplicaSet" && len(path.IsValidPathSegmentName(owner.Name)) == 0 {
+	if owner.APIVersion == "apps/v1" && owner.Kind == "ReplicaSet" && len(content.IsPathSegmentName(owner.Name)) == 0 {
 		set, err := l.api.metadata.Resource(appsv1.SchemeGroupVersion.WithResource("replicasets")).
 			Namespace(owner.Namespace).Get(ctx, owner.Name, metav1.GetOptions{})
 		switch {

@@ -27,7 +27,7 @@ func livePod() *corev1.Pod {
 				{APIVersion: "v1", Kind: "ConfigMap", Name: "c", UID: "c"},
 				{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart-5d4f8c7b9", UID: "a7d8f0a2-0d0e-4a37-9d43-2d7d1f0f9b10", Controller: new(true)},
 			},
-			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{}}`)}}},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`)}},
 		},
 		Spec: corev1.PodSpec{
 			HostNetwork: true, OS: &corev1.PodOS{Name: corev1.Linux}, NodeName: "n1", NodeSelector: map[string]string{"pool": "a"},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -136,9 +137,7 @@ func (p *Pod) newcomers(at Situation, s Settings) ([]Operation, error) {
 	if moveProbes(e); len(e.errs) > 0 || len(e.probers) == 0 {
 		return nil, errors.Join(e.errs...)
 	}
-	for path, how := range table {
-		e.probers[path] = how
-	}
+	maps.Copy(e.probers, table)
 	value, err := proberTable(e.probers)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package inject
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -276,8 +275,8 @@ func sibling(image, name string) string {
 	repository, tag := image, ""
 	if at := strings.LastIndexAny(image, ":@"); at > strings.LastIndexByte(image, '/') { // else the colon is that of a registry's port
 		repository, tag = image[:at], image[at:]
-		if digest := strings.IndexByte(image, '@'); digest >= 0 {
-			repository, tag = image[:digest], "" // no other image has that digest
+		if name, _, pinned := strings.Cut(image, "@"); pinned {
+			repository, tag = name, "" // no other image has that digest
 		}
 	}
 	if strings.Contains(name, ":") {
@@ -320,13 +319,4 @@ func checkAddress(address string) error {
 		return errors.New("the port is not a number from 1 to 65535")
 	}
 	return nil
-}
-
-// jsonText returns a value that cannot fail to marshal.
-func jsonText(v any) string {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("marshalling %T: %v", v, err))
-	}
-	return string(raw)
 }

@@ -126,7 +126,7 @@ func injectionTimes(ts *testscript.TestScript) map[string]spent {
 	}
 	add("API server", "/metrics", "apiserver_admission_webhook_admission_duration_seconds", mesh.InjectorWebhookSuffix+`"`)
 	names := kubectl(ts, "-n", mesh.SystemNamespace, "get", "pods", "-l", "app=injector", "-o", "jsonpath={.items[*].metadata.name}")
-	for _, name := range strings.Fields(names) {
+	for name := range strings.FieldsSeq(names) {
 		path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", mesh.SystemNamespace, name, mesh.MonitorPort)
 		add("injector", path, "sidecar_injection_time_seconds")
 	}
