@@ -26,7 +26,7 @@ import (
 
 // byLabel judges a pod by two labels of its own.
 func byLabel(pod *corev1.Pod) Finding {
-	return Finding{LeftOut: strings.ReplaceAll(pod.Labels["left-out"], "-", " "), Drifted: pod.Labels["drifted"] != ""}
+	return Finding{LeftOut: strings.ReplaceAll(pod.Labels["left-out"], "-", " "), Drifted: pod.Labels["drifted"] != "", Meant: pod.Labels["meant"] != ""}
 }
 
 func auditedPod(name string, owner *metav1.OwnerReference, labels map[string]string) *corev1.Pod {
@@ -187,7 +187,8 @@ func TestAuditCounts(t *testing.T) {
 		var strict atomic.Bool
 		client := fake.NewClientset(
 			auditedPod("a", nil, nil), auditedPod("b", nil, map[string]string{"left-out": "x"}),
-			auditedPod("c", nil, map[string]string{"left-out": "x", "drifted": "y"}), auditedPod("d", nil, map[string]string{"drifted": "y"}))
+			auditedPod("c", nil, map[string]string{"left-out": "x", "drifted": "y"}), auditedPod("d", nil, map[string]string{"drifted": "y"}),
+			auditedPod("e", nil, map[string]string{"left-out": "x", "meant": "y"})) // told, not counted
 		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, nil, errors.New("etcd is full")
 		})
@@ -209,7 +210,7 @@ func TestAuditCounts(t *testing.T) {
 # HELP injector_pods_drifted Pods that would be made differently by today's configuration, as the leader sees them.
 # TYPE injector_pods_drifted gauge
 injector_pods_drifted %d
-# HELP injector_pods_left_out Pods without a sidecar whose namespace wants one, as the leader sees them.
+# HELP injector_pods_left_out Pods without a sidecar whose namespace wants one and that nobody exempted, as the leader sees them.
 # TYPE injector_pods_left_out gauge
 injector_pods_left_out %d
 `, drifted, leftOut)

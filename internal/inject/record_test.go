@@ -152,3 +152,31 @@ func TestUninjectWantsARecord(t *testing.T) {
 		}
 	}
 }
+
+// TestAudit tells pods that nobody wanted left out from those that somebody did.
+func TestAudit(t *testing.T) {
+	s := settings(t)
+	labelled := mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.InjectionLabel: "enabled"}}
+	revision := mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.RevisionLabel: mesh.DefaultRevision}}
+	for _, c := range []struct {
+		name, pod      string
+		ns             mesh.Namespace
+		leftOut, meant bool
+		drifted        bool
+	}{
+		{"made before the label", "{metadata: {}, spec: {containers: [{name: a}]}}", labelled, true, false, false},
+		{"of a revision", "{metadata: {}, spec: {containers: [{name: a}]}}", revision, true, false, false},
+		{"of another revision", "{metadata: {}, spec: {containers: [{name: a}]}}", mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.RevisionLabel: "canary"}}, false, false, false},
+		{"unlabelled", "{metadata: {}, spec: {containers: [{name: a}]}}", mesh.Namespace{Name: "shop"}, false, false, false},
+		{"disabled", "{metadata: {}, spec: {containers: [{name: a}]}}", mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.InjectionLabel: "disabled", mesh.RevisionLabel: "default"}}, false, false, false},
+		{"opted out", "{metadata: {labels: {sidecar.istio.io/inject: 'false'}}, spec: {containers: [{name: a}]}}", labelled, true, true, false},
+		{"of the host", "{metadata: {}, spec: {hostNetwork: true, containers: [{name: a}]}}", labelled, true, true, false},
+		{"static", "{metadata: {annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{name: a}]}}", labelled, false, false, false},
+		{"of another injector", "{metadata: {}, spec: {containers: [{name: a}, {name: istio-proxy}]}}", labelled, false, false, false},
+		{"of another configuration", `{metadata: {annotations: {sidecar.istio.io/status: '{"containers":["istio-proxy"],"hash":"0"}'}}, spec: {containers: [{name: a}, {name: istio-proxy}]}}`, labelled, false, false, true},
+	} {
+		if got := Audit(pod(t, c.pod), c.ns, s); (got.LeftOut != "") != c.leftOut || got.Meant != c.meant || got.Drifted != c.drifted {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
