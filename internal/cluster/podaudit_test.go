@@ -232,7 +232,7 @@ injector_pods_left_out %d
 		expect(0, 1)
 		strict.Store(true)
 		again <- struct{}{}
-		expect(0, 2) // a and d
+		expect(0, 3) // a, d and e
 		strict.Store(false)
 		again <- struct{}{}
 		expect(0, 1)
