@@ -52,7 +52,7 @@ type Injection struct {
 // found by their containers' positions, which addContainers then shifts. The record
 // comes last, since it lists what the others did.
 var edits = []func(*edit){
-	takeOverrides, checkPod, chooseKind, (*edit).granted, moveProbes, mergeMetrics,
+	takeOverrides, checkPod, chooseKind, (*edit).granted, (*edit).rights, moveProbes, mergeMetrics,
 	addContainers, addVolumes, addPullSecrets, addLabels, applyOverlays,
 	annotateOverrides, addRecord,
 }
@@ -206,10 +206,20 @@ func chooseKind(e *edit) {
 	}
 }
 
+// redirectPlace is where istio-init stands beside a proxy that is a plain container.
+// Behind the pod's own init containers, whose connections would otherwise lead to a
+// proxy that does not run yet; before them where nothing may leave uncaptured.
+func (e *edit) redirectPlace() int {
+	if strict(e.ns) {
+		return 0
+	}
+	return len(e.pod.spec.InitContainers)
+}
+
 // addContainers puts the containers where Istio has them. A native sidecar runs before
 // the pod's own init containers, which so have a proxy that works behind the capture.
-// Otherwise the capture begins after them, when they are done, and the proxy is the
-// last of the containers, or the first if the application is to wait for it.
+// Otherwise the capture begins after them, and the proxy is the last of the containers,
+// or the first if the application is to wait for it.
 func addContainers(e *edit) {
 	env, err := e.env()
 	if err != nil {
@@ -235,7 +245,7 @@ func addContainers(e *edit) {
 		return
 	}
 	e.record.Containers = append(e.record.Containers, mesh.ProxyContainer)
-	e.insert("/spec/initContainers", inits, inits, redirect)
+	e.insert("/spec/initContainers", inits, e.redirectPlace(), redirect)
 	place := containers
 	if e.options.config.hold {
 		place = 0

@@ -65,8 +65,12 @@ type (
 		Lifecycle       *corev1.Lifecycle      `json:"lifecycle"`
 	}
 	runAs struct {
-		User  *int64 `json:"runAsUser"`
-		Group *int64 `json:"runAsGroup"`
+		User         *int64 `json:"runAsUser"`
+		Group        *int64 `json:"runAsGroup"`
+		Privileged   bool   `json:"privileged"`
+		Capabilities struct {
+			Add []string `json:"add"`
+		} `json:"capabilities"`
 	}
 )
 

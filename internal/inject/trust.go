@@ -160,6 +160,34 @@ func (e *edit) granted() {
 	}
 }
 
+// rights looks for containers that may undo the capture: they share the pod's network.
+func (e *edit) rights() {
+	if e.options.capture.mode == mesh.NoMode {
+		return
+	}
+	e.pod.containers(func(list string, i int, c *container) {
+		var may []string
+		if c.SecurityContext.Privileged {
+			may = append(may, "privileged")
+		}
+		for _, capability := range c.SecurityContext.Capabilities.Add {
+			if slices.Contains([]string{"ALL", "NET_ADMIN", "SYS_ADMIN"}, strings.TrimPrefix(capability, "CAP_")) {
+				may = append(may, capability)
+			}
+		}
+		if may == nil {
+			return
+		}
+		what := fmt.Sprintf("container %s may undo the capture: %s", cut(c.Name), strings.Join(may, ", "))
+		if strict(e.ns) && len(e.errs) < maxRefusals {
+			e.refuse(StrictCapture, fmt.Sprintf("spec.%s[%d].securityContext", list, i), "%s, and namespace %s is labelled %s=%s",
+				what, quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict)
+			return
+		}
+		e.hole(OnPod, what)
+	})
+}
+
 // from returns where the value of an annotation that is not as built in was written.
 func (e *edit) from(name string) Place {
 	for i := range e.settings.table {
@@ -183,6 +211,11 @@ func (e *edit) grantImage(rule trustRule, field, image string, from Place) {
 	}
 }
 
+// hole notes one. A pod can have as many as it has containers.
 func (e *edit) hole(from Place, what string) {
-	e.holes = append(e.holes, Hole{From: from, What: what})
+	if len(e.holes) < maxHoles {
+		e.holes = append(e.holes, Hole{From: from, What: what})
+	}
 }
+
+const maxHoles = 64

@@ -20,10 +20,15 @@ func (e *edit) advise() {
 	}
 	if e.options.capture.mode != mesh.NoMode {
 		for _, c := range e.pod.spec.InitContainers {
-			if c.RestartPolicy == string(corev1.ContainerRestartPolicyAlways) {
+			switch {
+			case strict(e.ns):
+				e.warn("init container %s runs behind the capture and before the proxy, so it reaches nothing: %s", cut(c.Name), e.why)
+			case c.RestartPolicy == string(corev1.ContainerRestartPolicyAlways):
 				e.warn("init container %s starts before the capture, and what it opens until then is not captured: %s", cut(c.Name), e.why)
-			} else {
+				e.hole(OnPod, "init container "+cut(c.Name)+" starts before the capture")
+			default:
 				e.warn("init container %s runs before the capture, so its traffic is in plain text: %s", cut(c.Name), e.why)
+				e.hole(OnPod, "init container "+cut(c.Name)+" runs before the capture")
 			}
 		}
 	}
