@@ -72,3 +72,34 @@ func TestVolumesOfSeveralKinds(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestWhatOpensIsMarked: what the documentation marks as opening is what a strict
+// namespace refuses, and nothing else.
+func TestWhatOpensIsMarked(t *testing.T) {
+	values := map[string]string{
+		mesh.InterceptionMode: "NONE", mesh.ProxyConfig: "concurrency: 1", mesh.ProxyImage: "proxy-debug", mesh.Templates: "sidecar",
+		mesh.UserVolume: `{"a":{"emptyDir":{}}}`, mesh.UserVolumeMount: `{"a":{"mountPath":"/a"}}`, mesh.ScrapeTargets: "8080:/m",
+	}
+	ns := mesh.Namespace{Name: "vault", Labels: map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}}
+	for _, a := range parsed() {
+		value := values[a.Name]
+		switch {
+		case value != "":
+		case strings.Contains(a.Value, "range"):
+			value = "10.0.0.0/8"
+		case a.Value == "true or false", strings.Contains(a.Value, "true or false"):
+			value = "true"
+		case a.Value == "quantity":
+			value = a.Default
+		default:
+			value = "8080"
+		}
+		p := pod(t, "{metadata: {annotations: {}}, spec: {containers: [{name: a}]}}")
+		p.meta.Annotations[a.Name] = value
+		_, err := Edit(p, Situation{Namespace: ns}, settings(t))
+		refusal, _ := errors.AsType[*Refusal](err)
+		if got := refusal != nil && refusal.Reason == StrictCapture; got != a.Opens {
+			t.Errorf("%s=%s: refused for its opening %v, marked %v: %v", a.Name, value, got, a.Opens, err)
+		}
+	}
+}

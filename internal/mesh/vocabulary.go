@@ -137,3 +137,27 @@ func Annotations() []Annotation {
 			Effect: "The same for kubectl logs."},
 	}
 }
+
+// Label documents one label for users.
+type Label struct {
+	Name    string
+	On      string // whose label it is
+	Value   string
+	Effect  string // one sentence
+	Written bool   // by Garrison where the pod's author did not
+}
+
+// Labels returns the labels that decide something, in the order of the documentation.
+func Labels() []Label {
+	return []Label{
+		{Name: InjectionLabel, On: "namespace", Value: "enabled or disabled", Effect: "Whether new pods of the namespace get a sidecar; beats every label of revisions."},
+		{Name: RevisionLabel, On: "namespace or pod", Value: "revision or tag", Effect: "Which injector makes the sidecar; the namespace's beats the pod's."},
+		{Name: InjectLabel, On: "pod", Value: "true or false", Effect: "false leaves the pod out; true takes it in where the namespace says nothing. Any other value is warned of and decides nothing."},
+		{Name: CaptureLabel, On: "namespace", Value: "strict", Effect: "Nothing in the namespace runs without the sidecar, or leaves its capture unless the operator names it."},
+		{Name: NetworkLabel, On: "pod", Value: "network", Effect: "The network that the pod is in; beats the one in the webhook's path."},
+		{Name: WorkloadName, On: "pod", Value: "name", Effect: "Names the service that the pod is part of, before any guess."},
+		{Name: CanonicalName, On: "pod", Value: "name", Written: true, Effect: "The service that the pod is part of: from its labels, else from its owner."},
+		{Name: CanonicalRevision, On: "pod", Value: "version", Written: true, Effect: "The version of that service, or latest."},
+		{Name: TLSModeLabel, On: "pod", Value: "istio", Written: true, Effect: "Tells others that the pod can be called over mutual TLS."},
+	}
+}

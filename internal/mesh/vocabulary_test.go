@@ -34,13 +34,18 @@ func TestDocs(t *testing.T) {
 
 func annotationDocs() string {
 	var b strings.Builder
-	b.WriteString(`# Annotations
+	b.WriteString(`# Annotations and labels
 
-<!-- Made from mesh.Annotations by: go test ./internal/mesh -run Docs -update -->
+<!-- Made from mesh.Annotations and mesh.Labels by: go test ./internal/mesh -run Docs -update -->
 
 What the injector reads and writes on pods. A value that cannot be read refuses the
-pod, and the message names the annotation. Annotations of Istio that are not listed
-here have no effect; the injector warns of those that concern sidecars.
+pod, and the message names the annotation. Annotations of Istio's and Garrison's domains
+that are not listed here have no effect, and are warned of.
+
+An annotation counts where it stands nearest: on the pod, else on its namespace, else in
+` + "`defaults`" + ` of the injector's settings. Those that are marked *pod* mean something on a pod
+only. Those that are marked *opens* take traffic out of the capture: each is a hole that
+` + "`garrison explain`" + ` lists, and refused in strict namespaces unless the operator names it.
 
 ## Read
 
@@ -48,15 +53,31 @@ here have no effect; the injector warns of those that concern sidecars.
 	table(&b, false)
 	b.WriteString("\n## Written\n\n")
 	table(&b, true)
+	b.WriteString("\n## Labels\n\n| label | on | value | effect |\n|---|---|---|---|\n")
+	for _, l := range Labels() {
+		effect := l.Effect
+		if l.Written {
+			effect += " Written where the pod's author did not."
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", l.Name, l.On, l.Value, effect)
+	}
 	return b.String()
 }
 
 func table(b *strings.Builder, written bool) {
 	b.WriteString("| annotation | value | default | effect |\n|---|---|---|---|\n")
 	for _, a := range Annotations() {
-		if a.Written == written {
-			fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", a.Name, a.Value, a.Default, a.Effect)
+		if a.Written != written {
+			continue
 		}
+		marks := ""
+		if a.PodOnly && !a.Written {
+			marks += " *pod*"
+		}
+		if a.Opens {
+			marks += " *opens*"
+		}
+		fmt.Fprintf(b, "| `%s`%s | %s | %s | %s |\n", a.Name, marks, a.Value, a.Default, a.Effect)
 	}
 }
 
@@ -69,6 +90,11 @@ func TestAnnotationsAreWellFormed(t *testing.T) {
 		seen[a.Name] = true
 		if a.Value == "" || !strings.HasSuffix(a.Effect, ".") || strings.ContainsAny(a.Value+a.Default+a.Effect, "|\n") {
 			t.Errorf("%s: %+v is not a row of a table with whole sentences", a.Name, a)
+		}
+	}
+	for _, l := range Labels() {
+		if l.On == "" || l.Value == "" || !strings.HasSuffix(l.Effect, ".") || strings.ContainsAny(l.Value+l.Effect, "|\n") {
+			t.Errorf("%s: %+v is not a row of a table with whole sentences", l.Name, l)
 		}
 	}
 }
