@@ -8,6 +8,7 @@ type Explanation struct {
 	Injection Injection // where the decision is to inject
 	Refused   error     // why the pod is refused, by the decision or by the injection
 	Options   []Option  // what pod, namespace and mesh say, in the order of the vocabulary
+	Templates []string  // what the pod is made with, aliases written out
 }
 
 // Option is one annotation that somebody wrote, with what it beats.
@@ -29,8 +30,26 @@ func Explain(pod *Pod, at Situation, s Settings) Explanation {
 	if x.Decision, x.Refused = Decide(pod, at.Namespace, s); x.Refused != nil || !x.Decision.Inject {
 		return x
 	}
+	x.Templates = s.templatesOf(pod, at.Namespace)
 	x.Injection, x.Refused = Edit(pod, at, s)
 	return x
+}
+
+// templatesOf returns none where the pod or its namespace asks for what is not offered.
+func (s Settings) templatesOf(pod *Pod, ns mesh.Namespace) []string {
+	o, err := parseOptions(pod, ns, s)
+	if err != nil {
+		return nil
+	}
+	chosen, err := s.overlaysFor(o.templates)
+	if err != nil {
+		return nil
+	}
+	templates := []string{sidecarTemplate}
+	for _, c := range chosen {
+		templates = append(templates, c.name)
+	}
+	return templates
 }
 
 // said lists the annotations that are written anywhere.
