@@ -95,6 +95,10 @@ and 3 when a command that looks for something, such as drift, has found it.`,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
 	},
+		explain(env),
+		injectCommand(env),
+		uninjectCommand(),
+		drift(env),
 		manifests(),
 		version(env),
 	)

@@ -78,7 +78,13 @@ func TestRunWithoutArguments(t *testing.T) {
 
 // A result that cannot be written is an error: a script would go on with half of it.
 func TestOutputFails(t *testing.T) {
-	for _, args := range [][]string{{"version"}, {"manifests", "webhook"}} {
+	settings := writeFile(t, "image: a/b:c\n")
+	pod := writeFile(t, "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Pod, metadata: {namespace: a}, spec: {containers: [{name: c}]}}\n")
+	offline := []string{"-f", pod, "--offline", "--settings", settings}
+	for _, args := range [][]string{
+		{"version"}, {"manifests", "webhook"}, {"uninject", "-f", pod}, append([]string{"inject"}, offline...),
+		append([]string{"explain"}, offline...), append([]string{"explain", "-o=yaml"}, offline...),
+	} {
 		if err := Run(t.Context(), Env{Out: full{}, Err: io.Discard}, args...); !errors.Is(err, errFull) {
 			t.Errorf("%v: %v", args, err)
 		}
