@@ -79,6 +79,9 @@ type Finding struct {
 // is one of the past.
 func Audit(pod *Pod, ns mesh.Namespace, s Settings) Finding {
 	if _, injected := pod.meta.Annotations[mesh.Status]; injected {
+		if pod.meta.Annotations[mesh.RevisionLabel] != s.revision && !s.wants(ns) {
+			return Finding{} // another revision's, which looks itself
+		}
 		old, _ := Outdated(pod, ns, s) // an error is a reason why it is
 		return Finding{Drifted: old}
 	}

@@ -173,6 +173,8 @@ func TestAudit(t *testing.T) {
 		{"of the host", "{metadata: {}, spec: {hostNetwork: true, containers: [{name: a}]}}", labelled, true, true, false},
 		{"static", "{metadata: {annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{name: a}]}}", labelled, false, false, false},
 		{"of another injector", "{metadata: {}, spec: {containers: [{name: a}, {name: istio-proxy}]}}", labelled, false, false, false},
+		{"of another revision's injector", `{metadata: {annotations: {istio.io/rev: canary, sidecar.istio.io/status: '{"containers":["istio-proxy"],"hash":"0"}'}}, spec: {containers: [{name: a}, {name: istio-proxy}]}}`,
+			mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.RevisionLabel: "canary"}}, false, false, false},
 		{"of another configuration", `{metadata: {annotations: {sidecar.istio.io/status: '{"containers":["istio-proxy"],"hash":"0"}'}}, spec: {containers: [{name: a}, {name: istio-proxy}]}}`, labelled, false, false, true},
 	} {
 		if got := Audit(pod(t, c.pod), c.ns, s); (got.LeftOut != "") != c.leftOut || got.Meant != c.meant || got.Drifted != c.drifted {

@@ -60,7 +60,11 @@ type Options struct {
 func ParseOptions(file []byte) (Options, error) {
 	var o Options
 	if err := yaml.UnmarshalStrict(file, &o); err != nil {
-		return o, fmt.Errorf("settings: %s", strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "))
+		text := err.Error()
+		for _, prefix := range []string{"error unmarshaling JSON: ", "while decoding JSON: ", "json: "} {
+			text = strings.TrimPrefix(text, prefix)
+		}
+		return o, errors.New("settings: " + text)
 	}
 	return o, nil
 }
