@@ -191,7 +191,7 @@ func (i *installation) withoutCluster(s *sources) error {
 	if i.overlays == nil {
 		i.overlays = &inject.Overlays{}
 	}
-	i.fallback = cmp.Or(s.access.overrides.Context.Namespace, i.onlyNamespace(), "default")
+	i.fallback = cmp.Or(s.overrides.Context.Namespace, i.onlyNamespace(), "default")
 	for revision := range i.given {
 		config, err := inject.Webhook{Revision: revision}.Configuration()
 		if err != nil {
@@ -221,7 +221,7 @@ func (i *installation) namespace(ctx context.Context, name string) (mesh.Namespa
 	ns, declared := i.declared[name]
 	if i.cluster != nil {
 		live, err := i.cluster.namespace(ctx, name)
-		if err != nil && !(declared && apierrors.IsNotFound(err)) {
+		if err != nil && (!declared || !apierrors.IsNotFound(err)) {
 			return live, err
 		}
 		if err == nil {

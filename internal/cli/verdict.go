@@ -166,15 +166,14 @@ func (v verdict) write(w io.Writer) error {
 
 func (o option) String() string {
 	text := fmt.Sprintf("%s: %s (%s)", o.Name, cut(o.Value), o.From)
-	for i, b := range o.Beats {
-		if i == 0 {
-			text += ", instead of "
-		} else {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s (%s)", cut(b.Value), b.From)
+	var beaten []string
+	for _, b := range o.Beats {
+		beaten = append(beaten, fmt.Sprintf("%s (%s)", cut(b.Value), b.From))
 	}
-	return text
+	if beaten == nil {
+		return text
+	}
+	return text + ", instead of " + strings.Join(beaten, ", ")
 }
 
 // cut keeps what is shown of a value to a line; JSON output has all of it.

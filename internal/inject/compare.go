@@ -244,7 +244,7 @@ func (c *comparison) value(path, within string, has, wants any) {
 			return
 		}
 	}
-	if !reflect.DeepEqual(has, wants) && !(strings.HasPrefix(within, "resources.") && sameQuantity(has, wants)) {
+	if !reflect.DeepEqual(has, wants) && (!strings.HasPrefix(within, "resources.") || !sameQuantity(has, wants)) {
 		c.differs(path, has, wants)
 	}
 }

@@ -3,14 +3,12 @@ package inject
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -209,29 +207,6 @@ func applyOverlays(e *edit) {
 	e.recordAdded(before, after)
 }
 
-// document is the pod with the operations so far.
-func (e *edit) document() (map[string]any, error) {
-	raw, err := apply(e.pod.raw, e.ops)
-	if err != nil {
-		return nil, err
-	}
-	doc := map[string]any{}
-	return doc, kjson.UnmarshalCaseSensitivePreserveInts(raw, &doc)
-}
-
-// apply returns a document with operations applied.
-func apply(doc []byte, ops []Operation) ([]byte, error) {
-	raw, err := Patch(ops)
-	if err != nil {
-		return nil, err
-	}
-	patch, err := jsonpatch.DecodePatch(raw)
-	if err != nil {
-		return nil, err
-	}
-	return patch.Apply(doc)
-}
-
 // placed returns an overlay with the injected containers in the list where this pod
 // has them: its author does not know which kind of container the proxy is here.
 func (e *edit) placed(patch map[string]any) map[string]any {
@@ -330,60 +305,4 @@ func names(pod map[string]any, list string) []string {
 		}
 	}
 	return all
-}
-
-// clone copies a document, which merging would otherwise write into.
-func clone(v map[string]any) map[string]any {
-	copied, _ := cloneValue(v).(map[string]any)
-	return copied
-}
-
-func cloneValue(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, member := range v {
-			out[key] = cloneValue(member)
-		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, member := range v {
-			out[i] = cloneValue(member)
-		}
-		return out
-	}
-	return v
-}
-
-// hash names the effective configuration: the sidecar, and what changes it for this pod.
-func (e *edit) hash() string {
-	o := e.options
-	if len(e.chosen) == 0 && e.overrides.empty() && o.rewriteProbes && o.metrics.merge == unsaid {
-		return e.sidecar.hash
-	}
-	sum := sha256.New()
-	fmt.Fprint(sum, e.sidecar.hash, o.rewriteProbes, o.metrics.merge)
-	for _, o := range e.chosen {
-		sum.Write([]byte("\x00" + o.name + "\x00" + o.hash))
-	}
-	for _, raw := range slices.Concat(e.overrides.Containers, e.overrides.InitContainers) {
-		sum.Write([]byte{1})
-		sum.Write(canonical(raw))
-	}
-	return hex.EncodeToString(sum.Sum(nil)[:8])
-}
-
-// canonical spells equal JSON alike: the API server sends members in the order of its
-// types, a file has them in its author's.
-func canonical(raw json.RawMessage) []byte {
-	var v any
-	if kjson.UnmarshalCaseSensitivePreserveInts(raw, &v) != nil {
-		return raw
-	}
-	out, err := json.Marshal(v)
-	if err != nil {
-		return raw
-	}
-	return out
 }
