@@ -15,7 +15,7 @@ import (
 	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
 
-// TestAPIServer holds every case to a real API server: where it takes a pod, it takes
+// TestAPIServer holds every case, and random pods, to a real API server: where it takes a pod, it takes
 // what injection makes of it, and what it makes of that with its defaults is still
 // injected as far as injection is concerned.
 func TestAPIServer(t *testing.T) {
@@ -72,7 +72,11 @@ func TestAPIServer(t *testing.T) {
 		return out, nil
 	}
 	accepted := 0
-	for _, c := range cases(t) {
+	all := cases(t)
+	for seed := range uint64(100) {
+		all = append(all, randomCase(t, seed))
+	}
+	for _, c := range all {
 		t.Run(strings.TrimSuffix(filepath.Base(c.name), ".txtar"), func(t *testing.T) {
 			before, err := create(t, c.pod)
 			if err != nil {
@@ -93,7 +97,7 @@ func TestAPIServer(t *testing.T) {
 			}
 		})
 	}
-	if accepted < 20 {
+	if accepted < 100 {
 		t.Errorf("only %d cases were accepted: nothing was proved", accepted)
 	}
 }

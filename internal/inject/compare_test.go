@@ -123,7 +123,7 @@ func TestCompareNamesWhatDiffers(t *testing.T) {
 			now:  func(o Options) Options { o.ImagePullSecrets = []string{"new"}; return o },
 			want: "spec.imagePullSecrets[new]: absent → \"present\"\nspec.imagePullSecrets[old]: \"present\" → absent"},
 		"a variable of the author's own": {pod: custom, then: same, now: same,
-			change: []Operation{{Op: "replace", Path: "/spec/initContainers/1/env/0/value", Value: json.RawMessage(`"other"`)}},
+			change: []Operation{{Op: "replace", Path: "/spec/initContainers/1/env/7/value", Value: json.RawMessage(`"other"`)}},
 			want:   proxy + ".env[KEY]: differs"},
 		"a quantity in other words": {pod: strings.Replace(custom, `"image":"auto"`, `"image":"auto","resources":{"limits":{"cpu":"0.5"}}`, 1), then: same, now: same,
 			change: []Operation{{Op: "replace", Path: "/spec/initContainers/1/resources/limits/cpu", Value: json.RawMessage(`"500m"`)}}},

@@ -1,6 +1,8 @@
 package inject
 
 import (
+	"slices"
+
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	kjson "sigs.k8s.io/json"
 )
@@ -50,4 +52,64 @@ func cloneValue(v any) any {
 		return out
 	}
 	return v
+}
+
+// mergeKeys are the members by which elements of lists are known, as in strategic merges.
+var mergeKeys = []string{"name", "mountPath", "containerPort", "devicePath", "ip"}
+
+// ordered returns a merged document with the elements of its lists in the order that
+// they had before, and those that are new behind them: the merge has them in the
+// patch's order, and the order of containers decides which starts first.
+func ordered(before, after any) any {
+	switch after := after.(type) {
+	case map[string]any:
+		was, _ := before.(map[string]any)
+		for name, member := range after {
+			after[name] = ordered(was[name], member)
+		}
+	case []any:
+		was, _ := before.([]any)
+		places, ok := placesOf(was)
+		if _, unique := placesOf(after); !ok || !unique {
+			return after
+		}
+		kept, added := make([]any, len(was)), []any(nil)
+		for _, element := range after {
+			if i, ok := places[keyOf(element)]; ok {
+				kept[i] = ordered(was[i], element)
+			} else {
+				added = append(added, element)
+			}
+		}
+		kept = slices.DeleteFunc(kept, func(element any) bool { return element == nil })
+		return append(kept, added...)
+	}
+	return after
+}
+
+// placesOf returns where each element stands by its key; not ok where they have none,
+// or share one.
+func placesOf(list []any) (places map[any]int, ok bool) {
+	places = make(map[any]int, len(list))
+	for i, element := range list {
+		key := keyOf(element)
+		if _, twice := places[key]; key == nil || twice {
+			return nil, false
+		}
+		places[key] = i
+	}
+	return places, true
+}
+
+func keyOf(element any) any {
+	e, _ := element.(map[string]any)
+	for _, member := range mergeKeys {
+		if key, ok := e[member]; ok && key != nil {
+			switch key.(type) {
+			case string, int64, float64:
+				return key
+			}
+		}
+	}
+	return nil
 }

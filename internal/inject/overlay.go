@@ -203,6 +203,7 @@ func applyOverlays(e *edit) {
 			return
 		}
 	}
+	after, _ = ordered(before, after).(map[string]any)
 	e.ops = append(e.ops, difference("", before, after)...)
 	e.recordAdded(before, after)
 }

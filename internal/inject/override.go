@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -131,12 +130,12 @@ func (e *edit) override(name string, injected json.RawMessage) json.RawMessage {
 		e.fail(err)
 		return injected
 	}
-	merged, err := strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(original, patch, lenient{schema})
+	merged, err := strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(clone(original), patch, lenient{schema})
 	if err != nil {
 		e.refuse(ReservedName, "container "+name, "cannot be merged over the injected one: %s", cut(err.Error()))
 		return injected
 	}
-	return e.raw(merged)
+	return e.raw(ordered(original, map[string]any(merged)))
 }
 
 // grantOverride holds the author's fields against what the namespace may override.
@@ -218,10 +217,5 @@ func annotateOverrides(e *edit) {
 	if e.overrides.empty() {
 		return
 	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, e.raw(e.overrides)); err != nil {
-		e.fail(err)
-		return
-	}
-	e.annotate(mesh.Overrides, compact.String())
+	e.annotate(mesh.Overrides, string(canonical(e.raw(e.overrides))))
 }
