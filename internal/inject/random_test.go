@@ -118,7 +118,7 @@ func randomHandler(r *rand.Rand, ports []corev1.ContainerPort) corev1.ProbeHandl
 // randomCase is a case of a random pod on a random cluster.
 func randomCase(t testing.TB, seed uint64) testCase {
 	t.Helper()
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // the same pods each time
+	r := rand.New(rand.NewPCG(seed, 0)) // the same pods each time
 	o := defaultOptions()
 	o.ImagePullSecrets = []string{"registry"}
 	s, err := NewSettings(o)
