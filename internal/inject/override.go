@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -28,7 +29,7 @@ func (o overrides) empty() bool { return len(o.Containers)+len(o.InitContainers)
 func (o overrides) of(name string) json.RawMessage {
 	for _, raw := range slices.Concat(o.Containers, o.InitContainers) {
 		var c named
-		if json.Unmarshal(raw, &c) == nil && c.Name == name {
+		if kjson.UnmarshalCaseSensitivePreserveInts(raw, &c) == nil && c.Name == name {
 			return raw
 		}
 	}
@@ -84,7 +85,7 @@ func takeUser(e *edit) {
 		SecurityContext runAs `json:"securityContext"`
 	}
 	raw := e.overrides.of(mesh.ProxyContainer)
-	if raw == nil || json.Unmarshal(raw, &c) != nil {
+	if raw == nil || kjson.UnmarshalCaseSensitivePreserveInts(raw, &c) != nil {
 		return // what cannot be read is refused when it is merged
 	}
 	if user := c.SecurityContext.User; user != nil && *user > 0 && *user != mesh.ProxyUID {
@@ -115,10 +116,7 @@ func (e *edit) override(name string, injected json.RawMessage) json.RawMessage {
 		e.fail(err)
 		return injected
 	}
-	if image := patch["image"]; image == autoImage || image == "" {
-		delete(patch, "image")
-		delete(patch, "imagePullPolicy") // the API server's default for an image of that name
-	}
+	dropFilledIn(patch)
 	e.grantOverride(name, patch)
 	original := map[string]any{}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(injected, &original); err != nil {
@@ -138,45 +136,56 @@ func (e *edit) override(name string, injected json.RawMessage) json.RawMessage {
 	return e.raw(ordered(original, map[string]any(merged)))
 }
 
+// dropFilledIn takes out of the author's fields what is not the author's: the API server
+// has filled it in where there was nothing, or where an image had to stand.
+func dropFilledIn(patch map[string]any) {
+	if image := patch["image"]; image == autoImage || image == "" {
+		delete(patch, "image")
+		delete(patch, "imagePullPolicy") // that of an image of that name
+	}
+	if all, _ := patch["resources"].(map[string]any); len(all) == 0 {
+		delete(patch, "resources")
+	}
+	mounts, _ := patch["volumeMounts"].([]any)
+	mounts = slices.DeleteFunc(mounts, func(mount any) bool { // the pod's token, which is covered
+		m, _ := mount.(map[string]any)
+		name, _ := m["name"].(string)
+		return m["mountPath"] == mesh.APITokenDir && strings.HasPrefix(name, "kube-api-access-")
+	})
+	if patch["volumeMounts"] = mounts; len(mounts) == 0 {
+		delete(patch, "volumeMounts")
+	}
+}
+
 // grantOverride holds the author's fields against what the namespace may override.
-// Resources and the like change what the sidecar costs; fields that change what it is
-// are holes.
+// Resources and the like change what the sidecar costs; all others, also those that this
+// build does not know, may change what it is: they are holes, and a strict namespace
+// wants them named.
 func (e *edit) grantOverride(name string, patch map[string]any) {
 	rule, strict := e.settings.trusts(e.ns), strict(e.ns)
 	for _, field := range slices.Sorted(maps.Keys(patch)) {
 		at := name + "." + field
 		where := "container " + name + ": " + field
 		switch field {
-		case "name", "resources", "terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy", "ports":
-			if !rule.overrides.grant(at, false) {
-				e.refuse(NotGranted, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
-			}
+		case "name", "imagePullPolicy", "terminationMessagePath", "terminationMessagePolicy":
+			continue // filled in by the API server
 		case "image":
 			image, _ := patch[field].(string)
 			e.grantImage(rule, where, image, OnPod)
+			continue
+		}
+		costs := slices.Contains([]string{"resources", "resizePolicy", "ports"}, field)
+		switch {
+		case !rule.overrides.grant(at, false):
+			e.refuse(NotGranted, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
+		case costs:
+		case strict && !rule.overrides.grant(at, true):
+			e.refuse(StrictCapture, where, "namespace %s is labelled %s=%s, and no trust rule names override %s",
+				quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict, at)
 		default:
-			switch {
-			case !rule.overrides.grant(at, false), strict && changesCapture(field) && !rule.overrides.grant(at, true):
-				reason := NotGranted
-				if strict {
-					reason = StrictCapture
-				}
-				e.refuse(reason, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
-			default:
-				e.hole(OnPod, "container "+name+" has "+field+" of the pod's own")
-			}
+			e.hole(OnPod, "container "+name+" has "+field+" of the pod's own")
 		}
 	}
-}
-
-// changesCapture reports whether a field of an injected container decides what is
-// captured, or what the proxy does with it.
-func changesCapture(field string) bool {
-	switch field {
-	case "command", "args", "env", "envFrom", "securityContext", "lifecycle", "restartPolicy", "volumeMounts":
-		return true
-	}
-	return false
 }
 
 // lenient merges fields that our Kubernetes types do not know as plain values.
