@@ -267,7 +267,7 @@ func (c *comparison) variables(path string, has, wants []any) {
 		want, _ := variable.(map[string]any)
 		name, _ := want["name"].(string)
 		is := keyed(has, "name", name)
-		if name == mesh.ProbersEnv || is != nil && holds(is, want) {
+		if name == mesh.ProbersEnv || is != nil && same(is, want) {
 			continue
 		}
 		c.variable(path, name, is, want)
@@ -318,7 +318,7 @@ func (c *comparison) mounts(path string, has, wants []any) {
 		where, _ := want["mountPath"].(string)
 		if is := keyed(has, "mountPath", where); is == nil {
 			c.differs(path+"["+where+"]", nil, want)
-		} else if !holds(is, want) {
+		} else if !same(is, want) {
 			c.differs(path+"["+where+"]", is, want)
 		}
 	}

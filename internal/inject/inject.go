@@ -138,7 +138,11 @@ const maxWarnings = 16
 // fail keeps an error; the edit under way is the last.
 func (e *edit) fail(err error) { e.errs = append(e.errs, err) }
 
+// refuse keeps a refusal. What strangers write could be worth any number.
 func (e *edit) refuse(reason Reason, field, problem string, args ...any) {
+	if len(e.errs) == maxRefusals {
+		return
+	}
 	e.fail(&Refusal{Reason: reason, Field: field, Problem: fmt.Sprintf(problem, args...)})
 }
 

@@ -206,6 +206,27 @@ func applyOverlays(e *edit) {
 	after, _ = ordered(before, after).(map[string]any)
 	e.ops = append(e.ops, difference("", before, after)...)
 	e.recordAdded(before, after)
+	e.moveOverlaid()
+}
+
+// moveOverlaid moves the probes that overlays brought.
+func (e *edit) moveOverlaid() {
+	raw, err := apply(e.pod.raw, e.ops)
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	pod, err := ParsePod(raw)
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	ops, err := pod.newcomers(e.at, e.settings)
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	e.ops = append(e.ops, ops...)
 }
 
 // placed returns an overlay with the injected containers in the list where this pod

@@ -162,29 +162,31 @@ func dropFilledIn(patch map[string]any) {
 // build does not know, may change what it is: they are holes, and a strict namespace
 // wants them named.
 func (e *edit) grantOverride(name string, patch map[string]any) {
-	rule, strict := e.settings.trusts(e.ns), strict(e.ns)
 	for _, field := range slices.Sorted(maps.Keys(patch)) {
-		at := name + "." + field
-		where := "container " + name + ": " + field
 		switch field {
-		case "name", "imagePullPolicy", "terminationMessagePath", "terminationMessagePolicy":
-			continue // filled in by the API server
+		case "name", "imagePullPolicy", "terminationMessagePath", "terminationMessagePolicy": // filled in by the API server
 		case "image":
 			image, _ := patch[field].(string)
-			e.grantImage(rule, where, image, OnPod)
-			continue
-		}
-		costs := slices.Contains([]string{"resources", "resizePolicy", "ports"}, field)
-		switch {
-		case !rule.overrides.grant(at, false):
-			e.refuse(NotGranted, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
-		case costs:
-		case strict && !rule.overrides.grant(at, true):
-			e.refuse(StrictCapture, where, "namespace %s is labelled %s=%s, and no trust rule names override %s",
-				quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict, at)
+			e.grantImage(e.settings.trusts(e.ns), "container "+name+": "+field, image, OnPod)
 		default:
-			e.hole(OnPod, "container "+name+" has "+field+" of the pod's own")
+			e.grantField(name, field, "of the pod's own")
 		}
+	}
+}
+
+// grantField grants a field of an injected container that holds something else than
+// injection wrote.
+func (e *edit) grantField(container, field, whose string) {
+	rule, at, where := e.settings.trusts(e.ns), container+"."+field, "container "+container+": "+field
+	switch {
+	case !rule.overrides.grant(at, false):
+		e.refuse(NotGranted, where, "the operator does not allow to override this in namespace %s", quote(e.ns.Name))
+	case slices.Contains([]string{"resources", "resizePolicy", "ports"}, field): // it costs, and that is all
+	case strict(e.ns) && !rule.overrides.grant(at, true):
+		e.refuse(StrictCapture, where, "namespace %s is labelled %s=%s, and no trust rule names override %s",
+			quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict, at)
+	default:
+		e.hole(OnPod, "container "+container+" has "+field+" "+whose)
 	}
 }
 

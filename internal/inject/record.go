@@ -63,9 +63,9 @@ func falseStatus(field, problem string) *Refusal {
 
 // reinject answers for a pod that carries a record of injection. It makes the sidecar
 // anew, out of what the pod would be without it: where that was made of another
-// configuration, it takes the other's place; where it was made of this one, the pod's
-// containers must be what is claimed of them, and only probes that came later are
-// still to be moved.
+// configuration, or others have put init containers before it, it takes the other's
+// place; where it was made of this one, the pod's containers must be what is claimed of
+// them, and only probes that came later are still to be moved.
 func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	prior, err := pod.record()
 	if err != nil {
@@ -73,7 +73,7 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	}
 	for _, name := range slices.Concat(prior.InitContainers, prior.Containers) {
 		if !own(name) && !s.addsContainer(name) {
-			return Injection{}, falseStatus(statusField, fmt.Sprintf("it lists container %s, which injection does not add", quote(name)))
+			return Injection{}, notAdded(name)
 		}
 	}
 	strip, err := pod.uninject(prior)
@@ -93,19 +93,60 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 		return Injection{}, err
 	}
 	again.Again = true
-	if again.Hash != prior.Hash {
-		again.Ops = append(strip, again.Ops...)
-		return again, nil
-	}
 	made, err := apply(raw, again.Ops)
 	if err != nil {
 		return Injection{}, err
 	}
-	if err := bearsOut(pod.raw, made); err != nil {
+	would, err := ParsePod(made)
+	if err != nil {
 		return Injection{}, err
+	}
+	if again.Hash != prior.Hash || !slices.Equal(pod.beforeCapture(), would.beforeCapture()) {
+		again.Ops = append(strip, again.Ops...)
+		return again, nil
+	}
+	now, err := would.record()
+	if err != nil {
+		return Injection{}, err
+	}
+	for _, list := range [][2][]string{{prior.InitContainers, now.InitContainers}, {prior.Containers, now.Containers}} {
+		for _, name := range list[0] {
+			if !slices.Contains(list[1], name) {
+				return Injection{}, notAdded(name)
+			}
+		}
+	}
+	added, err := bearsOut(pod.raw, made, now)
+	if err != nil {
+		return Injection{}, err
+	}
+	e := &edit{ns: at.Namespace, settings: s, holes: again.Holes}
+	for _, a := range added {
+		e.grantField(a.container, a.field, "more than injection wrote")
+	}
+	again.Holes = e.holes
+	if len(e.errs) > 0 {
+		return Injection{}, errors.Join(e.errs...)
 	}
 	again.Ops, err = pod.newcomers(at, s)
 	return again, err
+}
+
+// notAdded refuses a record of a container that is no part of injection.
+func notAdded(name string) *Refusal {
+	return falseStatus(statusField, fmt.Sprintf("it lists container %s, which injection does not add", quote(name)))
+}
+
+// beforeCapture names the init containers that start before the sidecar does, and the
+// sidecar's.
+func (p *Pod) beforeCapture() []string {
+	var names, until []string
+	for _, c := range p.spec.InitContainers {
+		if names = append(names, c.Name); own(c.Name) {
+			until = names
+		}
+	}
+	return until
 }
 
 // addsContainer reports whether one of the overlays adds a container of that name.

@@ -3,8 +3,12 @@ package inject
 import (
 	"encoding/json"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -35,6 +39,10 @@ func TestRecordMustBeTrue(t *testing.T) {
 		"a hook":               {"add", proxy + "/lifecycle", `{"postStart":{"exec":{"command":["kill","1"]}}}`, "container istio-proxy: lifecycle"},
 		"another volume":       {"replace", "/spec/volumes/3", `{"name":"istiod-ca-cert","configMap":{"name":"mine"}}`, "spec.volumes[istiod-ca-cert]"},
 		"not restarted":        {"remove", proxy + "/restartPolicy", ``, "container istio-proxy: restartPolicy"},
+		"a command as a probe": {"add", proxy + "/livenessProbe", `{"exec":{"command":["envoy"]}}`, "container istio-proxy: livenessProbe"},
+		"another probe":        {"replace", proxy + "/startupProbe", `{"exec":{"command":["envoy"]}}`, "container istio-proxy: startupProbe"},
+		"a part of a volume":   {"add", proxy + "/volumeMounts/3/subPath", `"x"`, "container istio-proxy: volumeMounts"},
+		"another root":         {"add", "/spec/volumes/3/configMap/items", `[{"key":"mine","path":"root-cert.pem"}]`, "spec.volumes[istiod-ca-cert]"},
 	} {
 		op := Operation{Op: change.op, Path: change.path}
 		if change.value != "" {
@@ -65,6 +73,147 @@ func TestRecordMustBeTrue(t *testing.T) {
 		if r, err := c.inject(changed); err != nil || len(r.Ops) != 0 {
 			t.Errorf("%s: %v, %v", name, r.Ops, err)
 		}
+	}
+}
+
+// TestRecordOfOverlays: a container that an overlay could have added is no less the pod's
+// own, and a volume is what its author was granted.
+func TestRecordOfOverlays(t *testing.T) {
+	overlays, err := ParseOverlays(map[string]string{"logs": `{spec: {containers: [{name: logs, image: logs, lifecycle: {preStop: {httpGet: {port: 80}}}, env: [{name: EMPTY, value: ""}]}]}}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := settings(t).WithOverlays(overlays)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := testCase{settings: s}
+	inject := func(annotations string) []byte {
+		t.Helper()
+		r, err := c.inject([]byte(`{"metadata":{"name":"a","annotations":` + annotations + `},"spec":{"containers":[{"name":"a"}]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.pod
+	}
+	plain := inject(`{"x":""}`)
+	chosen := inject(`{"inject.istio.io/templates":"sidecar,logs"}`)
+	volume := inject(`{"sidecar.istio.io/userVolume":"{\"v\":{\"emptyDir\":{}}}"}`)
+	at := func(pod []byte, list, name string) string {
+		i := slices.Index(names(object(t, pod), list), name)
+		return "/spec/" + list + "/" + strconv.Itoa(i)
+	}
+	status := func(pod []byte, old, new string) Operation {
+		p, err := ParsePod(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := strings.Replace(p.meta.Annotations[mesh.Status], old, new, 1)
+		return Operation{Op: "replace", Path: "/metadata/annotations" + pointer(mesh.Status), Value: json.RawMessage(jsonString(value))}
+	}
+	for name, change := range map[string]struct {
+		pod  []byte
+		ops  []Operation
+		says string // "": it is as injection makes it
+	}{
+		"not chosen": {plain, []Operation{
+			{Op: "add", Path: "/spec/containers/-", Value: json.RawMessage(`{"name":"logs","securityContext":{"runAsUser":1337}}`)},
+			status(plain, `"containers":null`, `"containers":["logs"]`),
+		}, `container "logs"`},
+		"another user": {chosen, []Operation{
+			{Op: "add", Path: at(chosen, "containers", "logs") + "/securityContext", Value: json.RawMessage(`{"runAsUser":1337}`)},
+		}, "container logs: securityContext"},
+		"another kind of volume": {volume, []Operation{
+			{Op: "replace", Path: at(volume, "volumes", "v"), Value: json.RawMessage(`{"name":"v","hostPath":{"path":"/"}}`)},
+		}, "spec.volumes[v]"},
+		"the API server's defaults": {chosen, []Operation{
+			{Op: "add", Path: at(chosen, "containers", "logs") + "/lifecycle/preStop/httpGet/scheme", Value: json.RawMessage(`"HTTP"`)},
+			{Op: "remove", Path: at(chosen, "containers", "logs") + "/env/0/value"},
+		}, ""},
+	} {
+		forged, err := apply(change.pod, change.ops)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		r, err := c.inject(forged)
+		refusal, _ := errors.AsType[*Refusal](err)
+		switch {
+		case change.says == "" && (err != nil || len(r.Ops) > 0):
+			t.Errorf("%s: %v, %v", name, r.Ops, err)
+		case change.says != "" && (refusal == nil || refusal.Reason != FalseStatus || !strings.Contains(err.Error(), change.says)):
+			t.Errorf("%s: %v, want %s", name, err, change.says)
+		}
+	}
+}
+
+// TestWhatOthersAdd to the sidecar is a hole, and in a strict namespace must be named
+// like an override: nobody can tell another webhook from the pod's author.
+func TestWhatOthersAdd(t *testing.T) {
+	o := defaultOptions()
+	o.Trust = []TrustRule{{Namespaces: metav1.LabelSelector{MatchLabels: map[string]string{"trace": "yes"}}, Overrides: &[]string{"istio-proxy.env", "istio-proxy.stdin"}}}
+	s, err := NewSettings(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	normal := mesh.Namespace{Name: "shop"}
+	strict := mesh.Namespace{Name: "vault", Labels: map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}}
+	traced := mesh.Namespace{Name: "vault", Labels: map[string]string{mesh.CaptureLabel: mesh.CaptureStrict, "trace": "yes"}}
+	for _, change := range []struct{ path, value, field string }{
+		{"/env/-", `{"name":"LD_PRELOAD","value":"/other/x.so"}`, "env"},
+		{"/volumeMounts/-", `{"name":"x","mountPath":"/other"}`, "volumeMounts"},
+		{"/stdin", `true`, "stdin"},
+	} {
+		for _, ns := range []mesh.Namespace{normal, strict, traced} {
+			c := testCase{settings: s, at: Situation{Namespace: ns}}
+			honest, err := c.inject([]byte(`{"metadata":{"name":"a"},"spec":{"containers":[{"name":"a"}]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed, err := apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/1" + change.path, Value: json.RawMessage(change.value)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := c.inject(changed)
+			refusal, _ := errors.AsType[*Refusal](err)
+			if len(ns.Labels) == 0 || len(ns.Labels) == 2 && change.field != "volumeMounts" {
+				if err != nil || len(r.Holes) != 1 || !strings.Contains(r.Holes[0].What, change.field) {
+					t.Errorf("%s in %v: %v, holes %v", change.field, ns.Labels, err, r.Holes)
+				}
+			} else if refusal == nil || !strings.Contains(refusal.Field, "container istio-proxy: "+change.field) {
+				t.Errorf("%s in %v: %v", change.field, ns.Labels, err)
+			}
+		}
+	}
+}
+
+// TestCaptureComesFirst: an init container that another webhook, or the author of a forged
+// record, puts before the capture does not stay there.
+func TestCaptureComesFirst(t *testing.T) {
+	for name, c := range map[string]testCase{
+		"native":  {settings: settings(t)},
+		"classic": {settings: settings(t), at: Situation{Older: []mesh.Node{{Name: "old", Minor: 30}}}},
+	} {
+		honest, err := c.inject([]byte(`{"metadata":{"name":"a"},"spec":{"initContainers":[{"name":"own"}],"containers":[{"name":"a"}]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := map[string]string{"native": "0", "classic": "-"}[name]
+		changed, err := apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/" + at, Value: json.RawMessage(`{"name":"other"}`)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.inject(changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string][]string{
+			"native":  {"istio-init", "istio-proxy", "other", "own"},
+			"classic": {"own", "other", "istio-init"},
+		}[name]
+		if got := names(object(t, r.pod), "initContainers"); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+		c.expectNoMore(t, r.pod)
 	}
 }
 

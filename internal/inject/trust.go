@@ -179,7 +179,7 @@ func (e *edit) rights() {
 			return
 		}
 		what := fmt.Sprintf("container %s may undo the capture: %s", cut(c.Name), strings.Join(may, ", "))
-		if strict(e.ns) && len(e.errs) < maxRefusals {
+		if strict(e.ns) {
 			e.refuse(StrictCapture, fmt.Sprintf("spec.%s[%d].securityContext", list, i), "%s, and namespace %s is labelled %s=%s",
 				what, quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict)
 			return
