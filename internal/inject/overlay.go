@@ -102,6 +102,19 @@ func parseOverlay(name, text string) (map[string]any, error) {
 	return patch, nil
 }
 
+// mounts reports whether the overlay gives a container a volume.
+func (o overlay) mounts(container, volume string) bool {
+	spec, _ := o.patch["spec"].(map[string]any)
+	for _, list := range []string{"initContainers", "containers"} {
+		all, _ := spec[list].([]any)
+		mounts, _ := keyed(all, "name", container)["volumeMounts"].([]any)
+		if keyed(mounts, "name", volume) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // WithOverlays returns settings that offer these overlays. It tries each of them on a
 // pod: the error names the first that does not leave the sidecar in it.
 func (s Settings) WithOverlays(o Overlays) (Settings, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,18 +39,18 @@ type (
 		Controller bool   `json:"controller"`
 	}
 	spec struct {
-		HostNetwork      bool              `json:"hostNetwork"`
-		OS               named             `json:"os"`
-		NodeName         string            `json:"nodeName"`
-		NodeSelector     map[string]string `json:"nodeSelector"`
-		Affinity         json.RawMessage   `json:"affinity"`
-		Tolerations      json.RawMessage   `json:"tolerations"`
-		Resources        json.RawMessage   `json:"resources"`
-		SecurityContext  runAs             `json:"securityContext"`
-		Containers       []container       `json:"containers"`
-		InitContainers   []container       `json:"initContainers"`
-		Volumes          []named           `json:"volumes"`
-		ImagePullSecrets []named           `json:"imagePullSecrets"`
+		HostNetwork      bool               `json:"hostNetwork"`
+		OS               named              `json:"os"`
+		NodeName         string             `json:"nodeName"`
+		NodeSelector     map[string]string  `json:"nodeSelector"`
+		Affinity         json.RawMessage    `json:"affinity"`
+		Tolerations      json.RawMessage    `json:"tolerations"`
+		Resources        json.RawMessage    `json:"resources"`
+		SecurityContext  podSecurityContext `json:"securityContext"`
+		Containers       []container        `json:"containers"`
+		InitContainers   []container        `json:"initContainers"`
+		Volumes          []named            `json:"volumes"`
+		ImagePullSecrets []named            `json:"imagePullSecrets"`
 	}
 	named struct {
 		Name string `json:"name"`
@@ -59,10 +60,16 @@ type (
 		RestartPolicy   string                 `json:"restartPolicy"`
 		Ports           []corev1.ContainerPort `json:"ports"`
 		SecurityContext runAs                  `json:"securityContext"`
+		VolumeMounts    []named                `json:"volumeMounts"`
 		ReadinessProbe  *corev1.Probe          `json:"readinessProbe"`
 		LivenessProbe   *corev1.Probe          `json:"livenessProbe"`
 		StartupProbe    *corev1.Probe          `json:"startupProbe"`
 		Lifecycle       *corev1.Lifecycle      `json:"lifecycle"`
+	}
+	podSecurityContext struct {
+		runAs
+		FSGroup            *int64  `json:"fsGroup"`
+		SupplementalGroups []int64 `json:"supplementalGroups"`
 	}
 	runAs struct {
 		User         *int64 `json:"runAsUser"`
@@ -150,6 +157,35 @@ func escapes(id int64, what string) string {
 func checkPod(e *edit) {
 	if err := e.pod.check(e.options.proxyUser()); err != nil {
 		e.fail(err)
+	}
+	e.checkMounts()
+	if e.options.capture.mode == mesh.TPROXYMode {
+		e.checkGroups()
+	}
+}
+
+// checkMounts keeps the sidecar's volumes from containers that no overlay gives them to:
+// they hold its keys and what it does.
+func (e *edit) checkMounts() {
+	e.pod.containers(func(list string, i int, c *container) {
+		for j, m := range c.VolumeMounts {
+			if isSidecarVolume(m.Name) && !slices.ContainsFunc(e.chosen, func(o overlay) bool { return o.mounts(c.Name, m.Name) }) {
+				e.refuse(ReservedName, fmt.Sprintf("spec.%s[%d].volumeMounts[%d].name", list, i, j), "%s is an injected volume, and only overlays of the operator's share it", m.Name)
+			}
+		}
+	})
+}
+
+// checkGroups looks at the groups besides the own one. A member may give a file to the
+// group and have it run as that, so where the group is what capture leaves alone, so is
+// whoever is in it.
+func (e *edit) checkGroups() {
+	sc := e.pod.spec.SecurityContext
+	if sc.FSGroup != nil && *sc.FSGroup == mesh.ProxyUID {
+		e.refuse(ProxyUser, "spec.securityContext.fsGroup", "%s", escapes(mesh.ProxyUID, "group"))
+	}
+	if i := slices.Index(sc.SupplementalGroups, mesh.ProxyUID); i >= 0 {
+		e.refuse(ProxyUser, fmt.Sprintf("spec.securityContext.supplementalGroups[%d]", i), "%s", escapes(mesh.ProxyUID, "group"))
 	}
 }
 

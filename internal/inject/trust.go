@@ -171,7 +171,7 @@ func (e *edit) rights() {
 			may = append(may, "privileged")
 		}
 		for _, capability := range c.SecurityContext.Capabilities.Add {
-			if slices.Contains([]string{"ALL", "NET_ADMIN", "SYS_ADMIN"}, strings.TrimPrefix(capability, "CAP_")) {
+			if undoesCapture(capability) {
 				may = append(may, capability)
 			}
 		}
@@ -186,6 +186,16 @@ func (e *edit) rights() {
 		}
 		e.hole(OnPod, what)
 	})
+}
+
+// undoesCapture reports whether a capability is enough to change the pod's network, to act
+// as its proxy, or to reach the node's kernel. Container runtimes take any case.
+func undoesCapture(capability string) bool {
+	switch strings.TrimPrefix(strings.ToUpper(capability), "CAP_") {
+	case "ALL", "BPF", "NET_ADMIN", "SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO":
+		return true
+	}
+	return false
 }
 
 // from returns where the value of an annotation that is not as built in was written.
