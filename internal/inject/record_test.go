@@ -35,6 +35,7 @@ func TestRecordMustBeTrue(t *testing.T) {
 		"the same name twice":  {"add", proxy + "/env/-", `{"name":"TRUST_DOMAIN","value":"x"}`, `container istio-proxy: env: "TRUST_DOMAIN"`},
 		"variables of a map":   {"add", proxy + "/envFrom", `[{"configMapRef":{"name":"x"}}]`, "container istio-proxy: envFrom"},
 		"over our programs":    {"add", proxy + "/volumeMounts/-", `{"name":"x","mountPath":"/usr/local/bin/"}`, `container istio-proxy: volumeMounts: "/usr/local/bin/"`},
+		"before our programs":  {"add", proxy + "/volumeMounts/-", `{"name":"x","mountPath":"/etc/ld.so.preload","subPath":"x"}`, `container istio-proxy: volumeMounts: "/etc/ld.so.preload"`},
 		"no certificate there": {"remove", proxy + "/volumeMounts/1", ``, "container istio-proxy: volumeMounts"},
 		"a hook":               {"add", proxy + "/lifecycle", `{"postStart":{"exec":{"command":["kill","1"]}}}`, "container istio-proxy: lifecycle"},
 		"another volume":       {"replace", "/spec/volumes/3", `{"name":"istiod-ca-cert","configMap":{"name":"mine"}}`, "spec.volumes[istiod-ca-cert]"},

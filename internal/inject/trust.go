@@ -122,7 +122,7 @@ func (e *edit) granted() {
 			e.refuse(NotGranted, annotationAt(a.Name, OnPod, ""), "the operator does not allow this annotation in namespace %s", quote(e.ns.Name))
 		}
 	}
-	c := e.options.capture
+	c, port := e.options.capture, e.options.statusPort()
 	for _, o := range []struct {
 		open bool
 		name string
@@ -134,6 +134,8 @@ func (e *edit) granted() {
 		{c.excludeOut != "", mesh.ExcludeOutboundPorts, fmt.Sprintf("outgoing connections to ports %s are not captured", c.excludeOut)},
 		{c.includeInbound != everything, mesh.IncludeInboundPorts, fmt.Sprintf("incoming connections are captured at ports %q only", c.includeInbound)},
 		{c.excludeIn != "", mesh.ExcludeInboundPorts, fmt.Sprintf("incoming connections at ports %s are not captured", c.excludeIn)},
+		{port != mesh.AgentPort, e.statusPortName(), fmt.Sprintf("incoming connections at port %d, the agent's, are not captured", port)},
+		{len(e.options.mounts) > 0, mesh.UserVolumeMount, "the sidecar mounts what the pod's author chose"},
 	} {
 		if !o.open {
 			continue
@@ -141,7 +143,7 @@ func (e *edit) granted() {
 		from := e.from(o.name)
 		if strict && from != OfMesh && !rule.annotations.grant(o.name, true) {
 			e.refuse(StrictCapture, annotationAt(o.name, from, e.ns.Name),
-				"%s, and namespace %s is labelled %s=%s", o.what, quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict)
+				"%s, and namespace %s is labelled %s=%s and no trust rule names this", o.what, quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict)
 			continue
 		}
 		e.hole(from, o.what)
@@ -158,6 +160,14 @@ func (e *edit) granted() {
 			}
 		}
 	}
+}
+
+// statusPortName returns the annotation that the agent's port follows from.
+func (e *edit) statusPortName() string {
+	if e.options.status == 0 {
+		return mesh.ProxyConfig
+	}
+	return mesh.StatusPort
 }
 
 // rights looks for containers that may undo the capture: they share the pod's network.

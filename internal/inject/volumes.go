@@ -95,7 +95,7 @@ func parseMounts(value string) ([]corev1.VolumeMount, error) {
 func checkMountPath(mountPath string) error {
 	at := path.Clean(mountPath)
 	for _, kept := range []string{
-		"/bin", "/dev", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr",
+		"/bin", "/dev", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr", "/etc/ld.so.cache", "/etc/ld.so.preload",
 		mesh.CertDir, mesh.ProxyConfigDir, mesh.RootDir, mesh.TokenDir, mesh.APITokenDir,
 	} {
 		if at == "/" || at == kept || strings.HasPrefix(at, kept+"/") || strings.HasPrefix(kept, at+"/") {

@@ -86,7 +86,7 @@ func Annotations() []Annotation {
 		{Name: NativeSidecar, Value: "auto, true or false", Default: "auto",
 			Effect: "Whether the sidecar is an init container that keeps running; auto: where every node that the pod may land on has Kubernetes 1.33 or newer."},
 		{Name: ProxyConfig, Value: "YAML: holdApplicationUntilProxyStarts, statusPort, concurrency, drainDuration, terminationDrainDuration", Default: "{}",
-			Effect: "Settings of the proxy. Other keys of Istio's ProxyConfig are warned of and have no effect."},
+			Effect: "Settings of the proxy; statusPort opens what status.sidecar.istio.io/port does. Other keys of Istio's ProxyConfig are warned of and have no effect."},
 
 		{Name: ProxyImage, Value: "image, or a name that replaces the last part of the default's", Default: "the mesh's",
 			Effect: "Image of the sidecar. An image that is not Garrison's needs a grant of the operator."},
@@ -96,10 +96,10 @@ func Annotations() []Annotation {
 		{Name: ProxyMemoryLimit, Value: "quantity", Default: "1Gi", Effect: "Memory limit of the sidecar."},
 		{Name: UserVolume, Value: "JSON: an object from name to volume, or a list of volumes", PodOnly: true,
 			Effect: "Volumes that the pod gets besides, for the sidecar. Kinds that reach the node need a grant of the operator."},
-		{Name: UserVolumeMount, Value: "JSON: an object from name to mount, or a list of mounts", PodOnly: true,
+		{Name: UserVolumeMount, Value: "JSON: an object from name to mount, or a list of mounts", PodOnly: true, Opens: true,
 			Effect: "Where the sidecar mounts volumes of the pod."},
 
-		{Name: StatusPort, Value: "port", Default: "15020",
+		{Name: StatusPort, Value: "port", Default: "15020", Opens: true,
 			Effect: "Port of the agent, which answers rewritten probes and gives merged metrics. 0 leaves it at the default and drops the sidecar's own probes."},
 		{Name: ReadinessInitialDelay, Value: "seconds", Default: "0", Effect: "Initial delay of the sidecar's readiness probe."},
 		{Name: ReadinessPeriod, Value: "seconds", Default: "15", Effect: "Period of the sidecar's readiness probe."},
