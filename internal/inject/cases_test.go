@@ -381,7 +381,7 @@ func (c testCase) expectUndone(t *testing.T, r result) {
 	if diff := cmp.Diff(object(t, r.pod), object(t, again.pod)); diff != "" {
 		t.Errorf("injected, taken off and injected: -once +again\n%s", diff)
 	}
-	changed := bytes.Contains(c.pod, []byte("Probe")) || bytes.Contains(c.pod, []byte("lifecycle")) || bytes.Contains(r.pod, []byte(mesh.Overrides)) ||
+	changed := bytes.Contains(c.pod, []byte("Probe")) || bytes.Contains(c.pod, []byte("lifecycle")) || bytes.Contains(c.pod, []byte(mesh.Overrides)) || bytes.Contains(r.pod, []byte(mesh.Overrides)) ||
 		len(c.settings.overlays.named) > 0 || bytes.Contains(c.pod, []byte("prometheus")) || bytes.Contains(c.pod, []byte(mesh.Status)) || bytes.Contains(c.pod, []byte(`"`+mesh.RevisionLabel+`"`))
 	if changed {
 		return

@@ -226,6 +226,10 @@ func (unknownFields) Name() string { return "unknown" }
 // makes it anew.
 func annotateOverrides(e *edit) {
 	if e.overrides.empty() {
+		if _, ok := e.pod.meta.Annotations[mesh.Overrides]; ok {
+			e.remove("/metadata/annotations" + pointer(mesh.Overrides))
+			e.warn("annotation %s is taken out: it is of an earlier sidecar, and overrides nothing", mesh.Overrides)
+		}
 		return
 	}
 	e.annotate(mesh.Overrides, string(canonical(e.raw(e.overrides))))
