@@ -40,6 +40,7 @@ func TestAPIServer(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, lab){
 		"the servers' pods are admitted":   testPodsAdmitted,
 		"the webhook's conditions":         testConditions,
+		"strict namespaces":                testStrict,
 		"policies are refused":             testPoliciesRefused,
 		"installing keeps the caBundle":    testBundleKept,
 		"Citadel may write one ConfigMap":  testConfigMapRights,
@@ -188,6 +189,72 @@ func testConditions(t *testing.T, l lab) {
 	}
 	if err := l.dryRun(t, pods, "shop", pod(map[string]string{corev1.MirrorPodAnnotationKey: "x"})); err != nil {
 		t.Errorf("mirror pod: %v", err)
+	}
+}
+
+// A strict namespace takes pods with the sidecar, and a pod that only looks like one does
+// not get in by not being shown to the injector.
+func testStrict(t *testing.T, l lab) {
+	// What the injector is shown, it judges itself; here it would have said yes.
+	if err := l.Resource(webhooks).Delete(t.Context(), mesh.InjectorWebhook, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.install(t)
+	for name, labels := range map[string]map[string]string{
+		"vault":        {mesh.InjectionLabel: "enabled"},
+		"vault-canary": {mesh.RevisionLabel: "canary"},
+		"vault-bare":   {},
+		"vault-off":    {mesh.InjectionLabel: "disabled", mesh.RevisionLabel: "canary"},
+	} {
+		labels[mesh.CaptureLabel] = mesh.CaptureStrict
+		apply := func(to dynamic.ResourceInterface, o runtime.Object) {
+			u := object(t, o)
+			if _, err := to.Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(l.Resource(namespaces), &corev1.Namespace{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+		})
+		apply(l.Resource(accounts).Namespace(name), &corev1.ServiceAccount{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Name: "default"},
+		})
+	}
+	const policy = "garrison-capture-strict"
+	refused := func(namespace string, labels map[string]string, containers ...string) (bool, error) {
+		p := &corev1.Pod{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+			ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: labels, Annotations: map[string]string{mesh.Status: "{}"}},
+		}
+		for _, name := range containers {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name, Image: "i"})
+		}
+		err := l.dryRun(t, pods, namespace, object(t, p))
+		return err != nil && strings.Contains(err.Error(), policy), err
+	}
+	eventually(t, policy+" is in force", func() bool {
+		no, _ := refused("vault", nil, "c")
+		return no
+	})
+	for _, c := range []struct {
+		namespace string
+		labels    map[string]string
+		refused   bool
+	}{
+		{"vault", nil, false},
+		{"vault", map[string]string{mesh.InjectLabel: "true"}, false},
+		{"vault", map[string]string{mesh.InjectLabel: "false"}, true},
+		{"vault-canary", nil, false},
+		{"vault-canary", map[string]string{mesh.InjectLabel: "false"}, true},
+		{"vault-bare", nil, true},
+		{"vault-bare", map[string]string{mesh.InjectLabel: "true"}, false},
+		{"vault-bare", map[string]string{mesh.InjectLabel: "true", mesh.RevisionLabel: "none"}, true},
+		{"vault-off", map[string]string{mesh.InjectLabel: "true"}, true},
+	} {
+		no, err := refused(c.namespace, c.labels, "c", mesh.ProxyContainer)
+		if no != c.refused || !no && err != nil {
+			t.Errorf("%s %v: %v, want it refused: %v", c.namespace, c.labels, err, c.refused)
+		}
 	}
 }
 
