@@ -294,8 +294,12 @@ func (e *edit) recordAdded(before, after map[string]any) {
 		{"imagePullSecrets", &e.record.ImagePullSecrets},
 	} {
 		had, has := names(before, list.name), names(after, list.name)
+		known := map[string]bool{}
+		for _, name := range had {
+			known[name] = true
+		}
 		for _, name := range has {
-			if !slices.Contains(had, name) {
+			if !known[name] {
 				*list.to = append(*list.to, name)
 			}
 		}

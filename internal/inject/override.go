@@ -117,6 +117,12 @@ func (e *edit) override(name string, injected json.RawMessage) json.RawMessage {
 		return injected
 	}
 	dropFilledIn(patch)
+	for _, field := range slices.Sorted(maps.Keys(patch)) {
+		if list, _ := patch[field].([]any); len(list) > maxListed { // merging costs its square
+			e.refuse(Malformed, "container "+name+": "+field, "a list of more than %d", maxListed)
+			return injected
+		}
+	}
 	e.grantOverride(name, patch)
 	original := map[string]any{}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(injected, &original); err != nil {

@@ -29,6 +29,13 @@ type record struct {
 	Annotations      []string `json:"annotations,omitempty"`
 }
 
+// Bounds of what an annotation says of an earlier injection: more than it ever adds, with
+// all that a pod and overlays can ask for.
+const (
+	maxRecorded   = 1024
+	maxOverridden = 16
+)
+
 var statusField = annotationAt(mesh.Status, OnPod, "")
 
 // record reads what the pod says of an earlier injection. It is the pod's own word:
@@ -41,6 +48,11 @@ func (p *Pod) record() (record, error) {
 	}
 	if r.Hash == "" {
 		return r, falseStatus(statusField, "not written by Garrison, which always says of which configuration: was the pod injected by another injector, or its record copied?")
+	}
+	for _, list := range [][]string{r.InitContainers, r.Containers, r.Volumes, r.ImagePullSecrets, r.Labels, r.Annotations} {
+		if len(list) > maxRecorded {
+			return r, falseStatus(statusField, fmt.Sprintf("it lists %d of a kind, more than the %d that injection could add", len(list), maxRecorded))
+		}
 	}
 	for _, list := range []struct {
 		name string

@@ -218,6 +218,31 @@ func TestCaptureComesFirst(t *testing.T) {
 	}
 }
 
+// TestForgedListsAreBounded: what injection never writes so long is not worked through,
+// at a cost of its square.
+func TestForgedListsAreBounded(t *testing.T) {
+	repeat := func(element string, n int) string { return strings.TrimSuffix(strings.Repeat(element+",", n), ",") }
+	forged := func(status, overrides string) string {
+		return `{"metadata":{"annotations":{"sidecar.istio.io/status":` + jsonString(status) + `,"proxy.istio.io/overrides":` + jsonString(overrides) + `}},"spec":{"containers":[{"name":"a"}]}}`
+	}
+	override := func(n int) string {
+		return `{"metadata":{},"spec":{"containers":[{"name":"a"},{"name":"istio-proxy","image":"auto","env":[` + repeat(`{"name":"A"}`, n) + `]}]}}`
+	}
+	for _, c := range []struct{ name, pod, says string }{
+		{"volumes of a record", forged(`{"hash":"0","volumes":[`+repeat(`"v"`, maxRecorded+1)+`]}`, "{}"), mesh.Status},
+		{"labels of a record", forged(`{"hash":"0","labels":[`+repeat(`"v"`, maxRecorded+1)+`]}`, "{}"), mesh.Status},
+		{"as many as may be", forged(`{"hash":"0","volumes":[`+repeat(`"v"`, maxRecorded)+`]}`, "{}"), ""},
+		{"overrides", forged(`{"hash":"0"}`, `{"containers":[`+repeat(`{"name":"b"}`, 9)+`],"initContainers":[`+repeat(`{"name":"b"}`, 8)+`]}`), mesh.Overrides},
+		{"variables of an override", override(maxListed + 1), "container istio-proxy: env"},
+		{"as many variables", override(maxListed), ""},
+	} {
+		_, err := testCase{settings: settings(t)}.inject([]byte(c.pod))
+		if (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.says)
+		}
+	}
+}
+
 // TestForgedRecordGivesNothing: a hash of today's and containers that only bear the names.
 func TestForgedRecordGivesNothing(t *testing.T) {
 	s := settings(t)

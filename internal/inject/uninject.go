@@ -3,6 +3,7 @@ package inject
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,9 @@ func (p *Pod) uninject(r record) ([]Operation, error) {
 	if value, ok := p.meta.Annotations[mesh.Overrides]; ok {
 		if err := json.Unmarshal([]byte(value), &mine); err != nil {
 			return nil, annotationRefusal(mesh.Overrides, value, "not the JSON that injection writes: "+cut(err.Error()))
+		}
+		if n := len(mine.Containers) + len(mine.InitContainers); n > maxOverridden {
+			return nil, annotationRefusal(mesh.Overrides, value, fmt.Sprintf("%d containers, more than the %d that an injection could add", n, maxOverridden))
 		}
 	}
 	containerName := func(c container) string { return c.Name }
