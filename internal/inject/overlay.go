@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -203,6 +204,10 @@ func applyOverlays(e *edit) {
 		e.fail(err)
 		return
 	}
+	if at := longList("spec", before["spec"]); at != "" {
+		e.refuse(Malformed, at, "a list of more than %d, to which overlays are not merged", maxMerged)
+		return
+	}
 	schema, err := strategicpatch.NewPatchMetaFromStruct(corev1.Pod{})
 	if err != nil {
 		e.fail(err)
@@ -220,6 +225,32 @@ func applyOverlays(e *edit) {
 	e.ops = append(e.ops, difference("", before, after)...)
 	e.recordAdded(before, after)
 	e.moveOverlaid()
+}
+
+// maxMerged bounds the lists of a pod that overlays are merged over, which costs the
+// square of their length: some tenths of a second for as many.
+const maxMerged = 2048
+
+// longList returns the path of a list that is longer, or "".
+func longList(path string, v any) string {
+	switch v := v.(type) {
+	case []any:
+		if len(v) > maxMerged {
+			return path
+		}
+		for i, element := range v {
+			if at := longList(path+"["+strconv.Itoa(i)+"]", element); at != "" {
+				return at
+			}
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			if at := longList(path+"."+name, v[name]); at != "" {
+				return at
+			}
+		}
+	}
+	return ""
 }
 
 // moveOverlaid moves the probes that overlays brought.

@@ -1,12 +1,12 @@
 package inject
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"log/slog"
 )
 
 func TestParseOverlaysRefuses(t *testing.T) {
@@ -77,4 +77,23 @@ func TestReloadKeepsTheLastGood(t *testing.T) {
 	}
 	i.SetOverlays(t.Context(), nil)
 	expect("", "1")
+}
+
+// TestOverlaysOverLongLists: merging costs the square of a list's length, so no stranger
+// chooses how long that is.
+func TestOverlaysOverLongLists(t *testing.T) {
+	overlays, err := ParseOverlays(map[string]string{"x": "{metadata: {labels: {x: z}}}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := settings(t).WithOverlays(overlays)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, says := range map[int]string{maxMerged: "", maxMerged + 1: "spec.containers[0].env: a list of more than"} {
+		p := pod(t, `{metadata: {annotations: {inject.istio.io/templates: "sidecar,x"}}, spec: {containers: [{name: a, env: [`+strings.Repeat("{name: A},", n)+`]}]}}`)
+		if _, err := Edit(p, Situation{}, s); (err != nil) != (says != "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%d variables: %v, want %q", n, err, says)
+		}
+	}
 }
