@@ -28,30 +28,37 @@ type scrape struct {
 const prometheusPrefix = "prometheus_io_"
 
 // trio finds the pod's prometheus.io annotations in whatever spelling Prometheus
-// would read alike, and the names under which they stand.
+// would read alike, and the names under which they stand. The proper spelling wins, then
+// the first by name.
 func trio(annotations map[string]string) (s scrape, names []string) {
-	for name, value := range annotations {
-		if !strings.HasPrefix(name, "prometheus") {
-			continue
+	for name := range annotations {
+		if strings.HasPrefix(name, "prometheus") && s.field(name) != nil {
+			names = append(names, name)
 		}
-		var into *string
-		switch sanitised(name) {
-		case prometheusPrefix + "scrape":
-			into = &s.Scrape
-		case prometheusPrefix + "port":
-			into = &s.Port
-		case prometheusPrefix + "path":
-			into = &s.Path
-		default:
-			continue
-		}
-		if *into == "" || isTrio(name) { // the proper spelling wins
-			*into = value
-		}
-		names = append(names, name)
 	}
 	slices.Sort(names)
+	said := map[*string]bool{}
+	for _, proper := range []bool{true, false} {
+		for _, name := range names {
+			if field := s.field(name); isTrio(name) == proper && !said[field] {
+				*field, said[field] = annotations[name], true
+			}
+		}
+	}
 	return s, names
+}
+
+// field returns what an annotation says, or nil.
+func (s *scrape) field(annotation string) *string {
+	switch sanitised(annotation) {
+	case prometheusPrefix + "scrape":
+		return &s.Scrape
+	case prometheusPrefix + "port":
+		return &s.Port
+	case prometheusPrefix + "path":
+		return &s.Path
+	}
+	return nil
 }
 
 func isTrio(name string) bool {
