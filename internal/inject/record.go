@@ -75,8 +75,8 @@ func falseStatus(field, problem string) *Refusal {
 
 // reinject answers for a pod that carries a record of injection. It makes the sidecar
 // anew, out of what the pod would be without it: where that was made of another
-// configuration, or others have put init containers before it, it takes the other's
-// place; where it was made of this one, the pod's containers must be what is claimed of
+// configuration or for another network, or others have put init containers before it, it
+// takes the other's place; where it was made of this one, the pod's containers must be what is claimed of
 // them, and only probes that came later are still to be moved.
 func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	prior, err := pod.record()
@@ -113,7 +113,11 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	if err != nil {
 		return Injection{}, err
 	}
-	if again.Hash != prior.Hash || !slices.Equal(pod.beforeCapture(), would.beforeCapture()) {
+	moved, err := elsewhereMade(pod, would, at.Variables)
+	if err != nil {
+		return Injection{}, err
+	}
+	if again.Hash != prior.Hash || moved || !slices.Equal(pod.beforeCapture(), would.beforeCapture()) {
 		again.Ops = append(strip, again.Ops...)
 		return again, nil
 	}
@@ -142,6 +146,26 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	}
 	again.Ops, err = pod.newcomers(at, s)
 	return again, err
+}
+
+// elsewhereMade reports whether the sidecar was made for another cluster or network, which
+// are no part of the configuration's hash.
+func elsewhereMade(pod, would *Pod, variables []Variable) (bool, error) {
+	is, _, err := pod.proxy()
+	if err != nil || is == nil {
+		return false, err
+	}
+	wants, _, err := would.proxy()
+	if err != nil || wants == nil {
+		return false, err
+	}
+	differs := func(name string) bool {
+		has, _ := is.variable(name)
+		value, _ := wants.variable(name)
+		return has != value
+	}
+	return differs(mesh.ClusterEnv) || differs(mesh.NetworkEnv) ||
+		slices.ContainsFunc(variables, func(v Variable) bool { return differs(v.Name) }), nil
 }
 
 // notAdded refuses a record of a container that is no part of injection.

@@ -243,6 +243,36 @@ func TestForgedListsAreBounded(t *testing.T) {
 	}
 }
 
+// TestCopiedToAnotherNetwork: what the webhook's path and the pod's labels say of cluster
+// and network is no part of the hash, and a manifest of a running pod may come from
+// another one. It gets the sidecar of where it is.
+func TestCopiedToAnotherNetwork(t *testing.T) {
+	there := testCase{settings: settings(t), at: Situation{Variables: []Variable{{mesh.ClusterEnv, "there"}, {mesh.NetworkEnv, "n1"}}}}
+	here := testCase{settings: settings(t), at: Situation{Variables: []Variable{{mesh.ClusterEnv, "here"}}}}
+	running, err := there.inject([]byte(`{"metadata":{"name":"a"},"spec":{"containers":[{"name":"a"}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := here.inject(running.pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ParsePod(r.pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, _, err := p.proxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, _ := proxy.variable(mesh.ClusterEnv)
+	network, _ := proxy.variable(mesh.NetworkEnv)
+	if cluster != "here" || network != "" {
+		t.Errorf("cluster %q, network %q", cluster, network)
+	}
+	here.expectNoMore(t, r.pod)
+}
+
 // TestForgedRecordGivesNothing: a hash of today's and containers that only bear the names.
 func TestForgedRecordGivesNothing(t *testing.T) {
 	s := settings(t)
