@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -51,9 +52,9 @@ func steadily(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	works := map[string]work{"pods": {do: podCreator(ts, args[0]), workers: podClients, every: time.NewTicker(time.Second / podRate).C}}
+	works := map[string]work{"pods": {do: podCreator(ts, args[0]), workers: podClients, wait: evenly(time.Second / podRate)}}
 	if clients > 0 {
-		works["certificates"] = work{do: certificateAsker(ts, args[0]), workers: clients}
+		works["certificates"] = work{do: certificateAsker(ts, args[0]), workers: clients, wait: func() time.Duration { return 50 * time.Millisecond }}
 	}
 	var (
 		wg     sync.WaitGroup
@@ -90,7 +91,7 @@ func steadily(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	if len(failed) > 0 {
-		ts.Fatalf("%d failed meanwhile, of %v:\n%s", len(failed), count, strings.Join(failed, "\n"))
+		ts.Fatalf("%d failed meanwhile, of %v, these first:\n%s", len(failed), count, strings.Join(failed[:min(len(failed), 10)], "\n"))
 	}
 	if half := int(took.Seconds()) * podRate / 2; count["pods"] < half {
 		ts.Fatalf("only %d pods in %v: the promise is of %d a second", count["pods"], took, podRate)
@@ -101,20 +102,24 @@ func steadily(ts *testscript.TestScript, neg bool, args []string) {
 type work struct {
 	do      func() error
 	workers int
-	every   <-chan time.Time // when one of the workers begins anew; nil: each of them 50 ms after it ended
+	wait    func() time.Duration // how long one of them waits before the next
 }
 
 // next waits until a worker is to begin, and reports whether it still is.
 func (w work) next(ctx context.Context) bool {
-	every := w.every
-	if every == nil {
-		every = time.After(50 * time.Millisecond)
-	}
 	select {
 	case <-ctx.Done():
-	case <-every:
+	case <-time.After(w.wait()):
 	}
 	return ctx.Err() == nil
+}
+
+// evenly has things begin at a distance on the average: what came too late does not
+// put off what follows.
+func evenly(apart time.Duration) func() time.Duration {
+	var n atomic.Int64
+	begin := time.Now()
+	return func() time.Duration { return time.Until(begin.Add(time.Duration(n.Add(1)) * apart)) }
 }
 
 // podCreator creates pods over one connection: what is tried is not the way to the API
