@@ -122,12 +122,13 @@ func catalogue(tag string) []image {
 }
 
 // standIns answer for the tutorials' applications whose sources or images
-// cannot be had. README.md says which requests they answer.
+// cannot be had, and for one of our own tests. README.md says which requests they answer.
 var standIns = []struct{ ref, app string }{
 	{"docker.io/library/couchdb:2.3.0", "couchdb"},
 	{"docker.io/library/test-app:latest", "test-app"},
 	{"docker.io/learnistio/greeter-service:1.0.0", "greeter"},
 	{"docker.io/learnistio/hello-web:1.0.0", "hello-web"},
+	{"docker.io/garrison-test/probed:latest", "probed"},
 }
 
 func searchPath() []string {

@@ -10,12 +10,10 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/url"
-	"os"
-	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,12 +21,22 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	securityapi "istio.io/api/security/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Pods that are created in a second, by podClients that share the work.
+const (
+	podRate    = 20
+	podClients = 8
 )
 
 // steadily [-clients=N] NAMESPACE PROGRAM [ARG…] runs the program while, all the
-// time, pods are created in the namespace (by dry run, so through the webhook) and
-// certificates are asked for by N clients (else by one), each on a new connection.
-// Not one of them may fail.
+// time, pods are created in the namespace, [podRate] a second (by dry run, so through
+// the webhook), and certificates are asked for by N clients (else by one), each on a
+// new connection. Not one of them may fail.
 func steadily(ts *testscript.TestScript, neg bool, args []string) {
 	clients := 1
 	if len(args) > 0 {
@@ -44,63 +52,99 @@ func steadily(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	works := map[string]func() error{
-		"pods":         podCreator(ts, args[0]),
-		"certificates": certificateAsker(ts, args[0]),
+	works := map[string]work{"pods": {do: podCreator(ts, args[0]), workers: podClients, wait: evenly(time.Second / podRate)}}
+	if clients > 0 {
+		works["certificates"] = work{do: certificateAsker(ts, args[0]), workers: clients, wait: func() time.Duration { return 50 * time.Millisecond }}
 	}
-	workers := append(slices.Repeat([]string{"certificates"}, clients), "pods")
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		count  = map[string]int{}
 		failed []string
 	)
-	for _, name := range workers {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				err := works[name]()
-				mu.Lock()
-				count[name]++
-				if err != nil {
-					failed = append(failed, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), name, err))
+	for name, w := range works {
+		for range w.workers {
+			wg.Go(func() {
+				for w.next(ctx) {
+					err := w.do()
+					mu.Lock()
+					count[name]++
+					if err != nil {
+						failed = append(failed, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), name, err))
+					}
+					mu.Unlock()
 				}
-				mu.Unlock()
-				select {
-				case <-ctx.Done():
-				case <-time.After(50 * time.Millisecond):
-				}
-			}
-		})
+			})
+		}
 	}
+	begin := time.Now()
 	out, err := run(ts, nil, args[1], args[2:]...)
 	cancel()
 	wg.Wait()
+	took := time.Since(begin)
 	ts.Check(err)
 	ts.Logf("%s", out)
-	ts.Logf("meanwhile: %v", count)
+	ts.Logf("meanwhile, in %.0f s: %v, %.1f pods a second", took.Seconds(), count, float64(count["pods"])/took.Seconds())
 	for name := range works {
 		if count[name] < 10 {
 			ts.Fatalf("only %d %s meanwhile: nothing was proved", count[name], name)
 		}
 	}
 	if len(failed) > 0 {
-		ts.Fatalf("%d failed meanwhile, of %v:\n%s", len(failed), count, strings.Join(failed, "\n"))
+		ts.Fatalf("%d failed meanwhile, of %v, these first:\n%s", len(failed), count, strings.Join(failed[:min(len(failed), 10)], "\n"))
+	}
+	if half := int(took.Seconds()) * podRate / 2; count["pods"] < half {
+		ts.Fatalf("only %d pods in %v: the promise is of %d a second", count["pods"], took, podRate)
 	}
 }
 
+// work is something that is done again and again.
+type work struct {
+	do      func() error
+	workers int
+	wait    func() time.Duration // how long one of them waits before the next
+}
+
+// next waits until a worker is to begin, and reports whether it still is.
+func (w work) next(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+	case <-time.After(w.wait()):
+	}
+	return ctx.Err() == nil
+}
+
+// evenly has things begin at a distance on the average: what came too late does not
+// put off what follows.
+func evenly(apart time.Duration) func() time.Duration {
+	var n atomic.Int64
+	begin := time.Now()
+	return func() time.Duration { return time.Until(begin.Add(time.Duration(n.Add(1)) * apart)) }
+}
+
+// podCreator creates pods over one connection: what is tried is not the way to the API
+// server but its own way to the webhook.
 func podCreator(ts *testscript.TestScript, namespace string) func() error {
-	kubeconfig := ts.Getenv("KUBECONFIG")
+	config, err := clientcmd.BuildConfigFromFlags("", ts.Getenv("KUBECONFIG"))
+	ts.Check(err)
+	config.QPS = -1 // no limit of its own
+	client, err := kubernetes.NewForConfig(config)
+	ts.Check(err)
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, "kubectl", "-n", namespace, "run", "steady", "--dry-run=server",
-			"--image=docker.io/kennethreitz/httpbin", "-o", "jsonpath={.spec.initContainers[*].name}")
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
-		out, err := cmd.CombinedOutput()
+		pod, err := client.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "steady-"},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "steady", Image: "docker.io/kennethreitz/httpbin"}}},
+		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
+			return err
 		}
-		if got := string(out); got != "istio-init istio-proxy" {
+		var names []string
+		for _, c := range pod.Spec.InitContainers {
+			names = append(names, c.Name)
+		}
+		if got := strings.Join(names, " "); got != "istio-init istio-proxy" {
 			return fmt.Errorf("created with init containers %q", got)
 		}
 		return nil
