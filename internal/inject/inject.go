@@ -52,7 +52,7 @@ type Injection struct {
 // found by their containers' positions, which addContainers then shifts. The record
 // comes last, since it lists what the others did.
 var edits = []func(*edit){
-	takeOverrides, checkPod, chooseKind, (*edit).granted, (*edit).rights, moveProbes, mergeMetrics,
+	takeOverrides, checkPod, chooseKind, (*edit).granted, (*edit).rights, (*edit).tlsMode, moveProbes, mergeMetrics,
 	addContainers, addVolumes, addPullSecrets, addLabels, applyOverlays,
 	annotateOverrides, addRecord,
 }

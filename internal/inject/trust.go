@@ -198,6 +198,21 @@ func (e *edit) rights() {
 	})
 }
 
+// tlsMode looks at what the pod tells those who call it.
+func (e *edit) tlsMode() {
+	mode, said := e.pod.meta.Labels[mesh.TLSModeLabel]
+	if !said || mode == mesh.TLSModeIstio {
+		return
+	}
+	const what = "callers are told to use plain text"
+	if strict(e.ns) {
+		e.refuse(StrictCapture, "metadata.labels["+mesh.TLSModeLabel+"]", "%s, and namespace %s is labelled %s=%s",
+			what, quote(e.ns.Name), mesh.CaptureLabel, mesh.CaptureStrict)
+		return
+	}
+	e.hole(OnPod, what+" by label "+mesh.TLSModeLabel)
+}
+
 // undoesCapture reports whether a capability is enough to change the pod's network, to act
 // as its proxy, or to reach the node's kernel. Container runtimes take any case.
 func undoesCapture(capability string) bool {

@@ -56,7 +56,7 @@ func Ignored(pod *Pod) []string {
 	var warnings []string
 	for name := range pod.meta.Annotations {
 		domain, rest, _ := strings.Cut(name, "/")
-		if rest == "" || !strings.HasSuffix(domain, "istio.io") && !strings.HasSuffix(domain, "garrison.io") {
+		if domain = "." + domain; rest == "" || !strings.HasSuffix(domain, ".istio.io") && !strings.HasSuffix(domain, ".garrison.io") {
 			continue
 		}
 		if !isKnown(name) {

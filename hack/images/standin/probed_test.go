@@ -55,7 +55,7 @@ func TestProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := http.Client{Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as a kubelet's probe
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // as a kubelet's probe
 		ForceAttemptHTTP2: true,
 	}}
 	defer client.CloseIdleConnections()
