@@ -112,11 +112,11 @@ func (c *credentials) update(secret *corev1.Secret) {
 func (c *credentials) publish(roots []byte, now time.Time) {
 	since := now
 	c.roots = slices.DeleteFunc(c.roots, func(k knownRoots) bool {
-		same := bytes.Equal(k.pem, roots)
-		if same {
+		same, over := bytes.Equal(k.pem, roots), !k.until.IsZero() && !k.until.After(now)
+		if same && !over {
 			since = k.since
 		}
-		return same || !k.until.IsZero() && !k.until.After(now)
+		return same || over
 	})
 	if last := len(c.roots) - 1; last >= 0 && c.roots[last].until.IsZero() {
 		c.roots[last].until = now.Add(overlap)
