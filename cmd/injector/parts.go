@@ -18,13 +18,14 @@ import (
 func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Registry) serve.Parts {
 	service := inject.Webhook{Revision: c.settings.Revision()}.Service()
 	own := newCredentials(service+"."+c.namespace+".svc", log, metrics)
-	namespaces, nodes := api.WatchNamespaces(log), api.WatchNodes(log)
+	again := newWord() // to the audit: what it judges by has changed
+	namespaces, nodes := api.WatchNamespaces(again.tell, log), api.WatchNodes(log)
 	injector := inject.NewInjector(inject.Config{
 		Settings: c.settings, Log: log, Metrics: metrics,
 		Namespace: namespaces.Get,
 		Older:     func() []mesh.Node { return nodes.Older(inject.NativeMinor) },
 	})
-	audit := newAudit(injector.Settings, namespaces)
+	audit := audit{settings: injector.Settings, namespaces: namespaces}
 	return serve.Parts{
 		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
 		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(service)), own.update),
@@ -32,7 +33,7 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 		"nodes":       nodes.Run,
 		"overlays": api.WatchConfigMap(c.namespace, mesh.OverlaysConfigMap, func(m *corev1.ConfigMap) {
 			injector.SetOverlays(context.Background(), data(m))
-			audit.look()
+			again.tell()
 		}),
 		"leader": func(ctx context.Context) error {
 			lease := cluster.Lease{Namespace: c.namespace, Name: leaseOf(c.settings.Revision()), Identity: c.podName, Log: log}
@@ -41,7 +42,7 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 					"caBundle": api.KeepCABundle(cluster.CABundleKeeper{
 						Revision: c.settings.Revision(), Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
 					}),
-					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: audit.again, Log: log, Metrics: metrics}),
+					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: again, Log: log, Metrics: metrics}),
 				})
 			})
 		},
