@@ -52,33 +52,36 @@ func (w word) tell() {
 	}
 }
 
-// selfTest asks the API server for a pod that needs nothing that the restricted pod
+// selfTestPod is one that this revision is asked about in a namespace without opinion,
+// and has to inject whatever its policy is. It needs nothing that the restricted pod
 // security standard refuses: no istio-init.
+func selfTestPod(revision string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        "self-test",
+			Labels:      map[string]string{mesh.RevisionLabel: revision, mesh.InjectLabel: "true"},
+			Annotations: map[string]string{mesh.InterceptionMode: mesh.NoMode},
+		},
+		Spec: corev1.PodSpec{
+			SecurityContext: &corev1.PodSecurityContext{
+				RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+			AutomountServiceAccountToken: new(false),
+			Containers: []corev1.Container{{
+				Name: "application", Image: "none",
+				SecurityContext: &corev1.SecurityContext{
+					AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				},
+			}},
+		},
+	}
+}
+
 func selfTest(api *cluster.API, revision string, log *slog.Logger, metrics prometheus.Registerer) func(context.Context) error {
 	return api.SelfTest(cluster.SelfTest{
 		Log: log, Metrics: metrics,
-		Pod: func() *corev1.Pod {
-			return &corev1.Pod{
-				ObjectMeta: metav1.ObjectMeta{
-					GenerateName: "self-test-",
-					Labels:       map[string]string{mesh.RevisionLabel: revision},
-					Annotations:  map[string]string{mesh.InterceptionMode: mesh.NoMode},
-				},
-				Spec: corev1.PodSpec{
-					SecurityContext: &corev1.PodSecurityContext{
-						RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
-						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-					},
-					AutomountServiceAccountToken: new(false),
-					Containers: []corev1.Container{{
-						Name: "application", Image: "none",
-						SecurityContext: &corev1.SecurityContext{
-							AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-						},
-					}},
-				},
-			}
-		},
+		Pod: func() *corev1.Pod { return selfTestPod(revision) },
 		Check: func(pod *corev1.Pod) error {
 			if !inject.FromPod(pod).Has() {
 				return errors.New("it has no sidecar: does the webhook select the namespace?")
