@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,15 +140,14 @@ func TestNamespaces(t *testing.T) {
 	for _, ns := range all[*corev1.Namespace](t) {
 		got[ns.Name] = ns.Labels
 	}
-	labels := func(injection string) map[string]string {
-		return map[string]string{
-			mesh.InjectionLabel:                  injection,
-			"pod-security.kubernetes.io/enforce": "restricted",
-			"pod-security.kubernetes.io/audit":   "restricted",
-			"pod-security.kubernetes.io/warn":    "restricted",
-		}
+	restricted := map[string]string{
+		"pod-security.kubernetes.io/enforce": "restricted",
+		"pod-security.kubernetes.io/audit":   "restricted",
+		"pod-security.kubernetes.io/warn":    "restricted",
 	}
-	want := map[string]map[string]string{mesh.SystemNamespace: labels("disabled"), mesh.SelfTestNamespace: labels("enabled")}
+	system := maps.Clone(restricted)
+	system[mesh.InjectionLabel] = "disabled"
+	want := map[string]map[string]string{mesh.SystemNamespace: system, mesh.SelfTestNamespace: restricted}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

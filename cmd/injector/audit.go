@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/garrison-mesh/garrison/internal/cluster"
@@ -19,59 +20,68 @@ import (
 type audit struct {
 	settings   func() inject.Settings
 	namespaces *cluster.Namespaces
-	again      chan struct{}
 }
 
-func newAudit(settings func() inject.Settings, namespaces *cluster.Namespaces) *audit {
-	return &audit{settings: settings, namespaces: namespaces, again: make(chan struct{}, 1)}
-}
-
-// look has all pods judged again.
-func (a *audit) look() {
-	select {
-	case a.again <- struct{}{}:
-	default: // somebody will
+// judge says what is wrong with a pod. As long as the namespaces are not known that is
+// nothing, and no question to the API server, of which admission needs the answers:
+// all pods come again when they are.
+func (a *audit) judge(ctx context.Context, pod *corev1.Pod) (cluster.Finding, error) {
+	if a.namespaces.Ready() != nil {
+		return cluster.Finding{}, nil
 	}
-}
-
-// judge says what is wrong with a pod. A namespace that cannot be read now is no
-// finding: the pod comes again.
-func (a *audit) judge(pod *corev1.Pod) cluster.Finding {
-	ns, err := a.namespaces.Get(context.Background(), pod.Namespace)
+	ns, err := a.namespaces.Get(ctx, pod.Namespace)
+	if apierrors.IsNotFound(err) {
+		return cluster.Finding{}, nil // so the pod goes, too
+	}
 	if err != nil {
-		return cluster.Finding{}
+		return cluster.Finding{}, err
 	}
 	found := inject.Audit(inject.FromPod(pod), ns, a.settings())
-	return cluster.Finding{LeftOut: found.LeftOut, Meant: found.Meant, Drifted: found.Drifted}
+	return cluster.Finding{LeftOut: found.LeftOut, Meant: found.Meant, Drifted: found.Drifted}, nil
 }
 
-// selfTest asks the API server for a pod that needs nothing that the restricted pod
+// word is that there are news; one that nobody has heard yet stands for all.
+type word chan struct{}
+
+func newWord() word { return make(word, 1) }
+
+func (w word) tell() {
+	select {
+	case w <- struct{}{}:
+	default:
+	}
+}
+
+// selfTestPod is one that this revision is asked about in a namespace without opinion,
+// and has to inject whatever its policy is. It needs nothing that the restricted pod
 // security standard refuses: no istio-init.
+func selfTestPod(revision string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        "self-test",
+			Labels:      map[string]string{mesh.RevisionLabel: revision, mesh.InjectLabel: "true"},
+			Annotations: map[string]string{mesh.InterceptionMode: mesh.NoMode},
+		},
+		Spec: corev1.PodSpec{
+			SecurityContext: &corev1.PodSecurityContext{
+				RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+			AutomountServiceAccountToken: new(false),
+			Containers: []corev1.Container{{
+				Name: "application", Image: "none",
+				SecurityContext: &corev1.SecurityContext{
+					AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				},
+			}},
+		},
+	}
+}
+
 func selfTest(api *cluster.API, revision string, log *slog.Logger, metrics prometheus.Registerer) func(context.Context) error {
 	return api.SelfTest(cluster.SelfTest{
 		Log: log, Metrics: metrics,
-		Pod: func() *corev1.Pod {
-			return &corev1.Pod{
-				ObjectMeta: metav1.ObjectMeta{
-					GenerateName: "self-test-",
-					Labels:       map[string]string{mesh.RevisionLabel: revision},
-					Annotations:  map[string]string{mesh.InterceptionMode: mesh.NoMode},
-				},
-				Spec: corev1.PodSpec{
-					SecurityContext: &corev1.PodSecurityContext{
-						RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
-						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-					},
-					AutomountServiceAccountToken: new(false),
-					Containers: []corev1.Container{{
-						Name: "application", Image: "none",
-						SecurityContext: &corev1.SecurityContext{
-							AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-						},
-					}},
-				},
-			}
-		},
+		Pod: func() *corev1.Pod { return selfTestPod(revision) },
 		Check: func(pod *corev1.Pod) error {
 			if !inject.FromPod(pod).Has() {
 				return errors.New("it has no sidecar: does the webhook select the namespace?")

@@ -32,7 +32,7 @@ type credentials struct {
 	host        string        // what the API server calls it
 	settle      time.Duration // see above
 	certificate serve.Certificate
-	changed     chan struct{} // a word after each new bundle; one that nobody hears yet stands for all
+	changed     word // after each new bundle
 	log         *slog.Logger
 
 	mu     sync.Mutex
@@ -54,7 +54,7 @@ type knownRoots struct {
 func newCredentials(host string, log *slog.Logger, metrics prometheus.Registerer) *credentials {
 	c := &credentials{
 		host: host, settle: settle,
-		log: log, changed: make(chan struct{}, 1),
+		log: log, changed: newWord(),
 	}
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "serving_certificate_not_after_seconds",
@@ -112,18 +112,18 @@ func (c *credentials) update(secret *corev1.Secret) {
 func (c *credentials) publish(roots []byte, now time.Time) {
 	since := now
 	c.roots = slices.DeleteFunc(c.roots, func(k knownRoots) bool {
-		same := bytes.Equal(k.pem, roots)
-		if same {
+		same, over := bytes.Equal(k.pem, roots), !k.until.IsZero() && !k.until.After(now)
+		if same && !over {
 			since = k.since
 		}
-		return same || !k.until.IsZero() && !k.until.After(now)
+		return same || over
 	})
 	if last := len(c.roots) - 1; last >= 0 && c.roots[last].until.IsZero() {
 		c.roots[last].until = now.Add(overlap)
-		time.AfterFunc(overlap, c.tell)
+		time.AfterFunc(overlap, c.changed.tell)
 	}
 	c.roots = append(c.roots, knownRoots{pem: roots, since: since})
-	c.tell()
+	c.changed.tell()
 }
 
 // pause returns how long the newest certificate has to wait for the API server to
@@ -151,13 +151,6 @@ func (c *credentials) serve(pair *keyPair) {
 	c.served = pair.chain
 	leaf := c.certificate.Leaf()
 	c.log.InfoContext(ctx, "serving certificate taken", "serial", leaf.SerialNumber.Text(16), "expires", leaf.NotAfter)
-}
-
-func (c *credentials) tell() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
 }
 
 // bundle returns the roots by which the API server should know every replica, or

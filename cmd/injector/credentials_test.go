@@ -124,3 +124,19 @@ func TestCASwapAtTheEnd(t *testing.T) {
 		s.expect(t, own, 2, 2, 1)
 	})
 }
+
+// A root that comes back after its overlap is as new to the API server as any other.
+func TestCASwapBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := newCredentials(dnsName, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		s := issuedSecrets(t, 2)
+		own.update(s[1])
+		own.update(s[2])
+		time.Sleep(overlap)
+		s.expect(t, own, 2, 2)
+		own.update(s[1])
+		s.expect(t, own, 2, 1, 2)
+		time.Sleep(settle)
+		s.expect(t, own, 1, 1, 2)
+	})
+}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -14,26 +16,25 @@ import (
 )
 
 // parts is all that runs in the process. It is ready when it has a certificate and knows
-// the namespaces and nodes, without which it could only refuse.
+// the namespaces, nodes and overlays, without which it could only refuse or would guess.
 func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Registry) serve.Parts {
 	service := inject.Webhook{Revision: c.settings.Revision()}.Service()
 	own := newCredentials(service+"."+c.namespace+".svc", log, metrics)
-	namespaces, nodes := api.WatchNamespaces(log), api.WatchNodes(log)
+	again := newWord() // to the audit: what it judges by has changed
+	namespaces, nodes := api.WatchNamespaces(again.tell, log), api.WatchNodes(log)
 	injector := inject.NewInjector(inject.Config{
 		Settings: c.settings, Log: log, Metrics: metrics,
 		Namespace: namespaces.Get,
 		Older:     func() []mesh.Node { return nodes.Older(inject.NativeMinor) },
 	})
-	audit := newAudit(injector.Settings, namespaces)
+	overlays := &overlays{injector: injector, changed: again}
+	audit := audit{settings: injector.Settings, namespaces: namespaces}
 	return serve.Parts{
 		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
 		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(service)), own.update),
 		"namespaces":  namespaces.Run,
 		"nodes":       nodes.Run,
-		"overlays": api.WatchConfigMap(c.namespace, mesh.OverlaysConfigMap, func(m *corev1.ConfigMap) {
-			injector.SetOverlays(context.Background(), data(m))
-			audit.look()
-		}),
+		"overlays":    api.WatchConfigMap(c.namespace, mesh.OverlaysConfigMap, overlays.take),
 		"leader": func(ctx context.Context) error {
 			lease := cluster.Lease{Namespace: c.namespace, Name: leaseOf(c.settings.Revision()), Identity: c.podName, Log: log}
 			return api.Lead(ctx, lease, func(ctx context.Context) error {
@@ -41,24 +42,45 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 					"caBundle": api.KeepCABundle(cluster.CABundleKeeper{
 						Revision: c.settings.Revision(), Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
 					}),
-					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: audit.again, Log: log, Metrics: metrics}),
+					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: again, Log: log, Metrics: metrics}),
 				})
 			})
 		},
 		"self-test": selfTest(api, c.settings.Revision(), log, metrics),
 		"admin": serve.Admin{
 			Addr: c.admin, Metrics: metrics, Profile: c.profile,
-			Ready: map[string]func() error{"certificate": own.certificate.Ready, "namespaces": namespaces.Ready, "nodes": nodes.Ready},
+			Ready: map[string]func() error{
+				"certificate": own.certificate.Ready, "namespaces": namespaces.Ready, "nodes": nodes.Ready, "overlays": overlays.ready,
+			},
 		}.Run,
 	}
 }
 
-// data is what a ConfigMap holds, nothing where there is none.
-func data(m *corev1.ConfigMap) map[string]string {
-	if m == nil {
-		return nil
+// overlays are those in the ConfigMap.
+type overlays struct {
+	injector *inject.Injector
+	changed  word
+	known    atomic.Bool
+}
+
+// take offers the overlays to the injector; no ConfigMap means none.
+func (o *overlays) take(m *corev1.ConfigMap) {
+	var data map[string]string
+	if m != nil {
+		data = m.Data
 	}
-	return m.Data
+	o.injector.SetOverlays(context.Background(), data)
+	o.changed.tell()
+	o.known.Store(true)
+}
+
+// ready reports that the overlays have not been read yet. Wrong ones have: those before
+// them are in force, or none.
+func (o *overlays) ready() error {
+	if !o.known.Load() {
+		return errors.New("overlays not read yet")
+	}
+	return nil
 }
 
 // leaseOf keeps revisions from waiting for each other.

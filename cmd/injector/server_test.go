@@ -197,6 +197,29 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	}
 }
 
+// A pod may name an overlay that has not been read yet.
+func TestReadyWithOverlays(t *testing.T) {
+	for name, m := range map[string]*corev1.ConfigMap{"none": nil, "good": {Data: map[string]string{"debug": "spec: {}"}}, "wrong": {Data: map[string]string{"debug": "sepc: {}"}}} {
+		c, err := parse([]string{"--settings=" + file(t, "image: garrison/proxy:test\n")}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &overlays{changed: newWord(), injector: inject.NewInjector(inject.Config{
+			Settings: c.settings, Namespace: named, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		})}
+		if o.ready() == nil {
+			t.Error("ready before the overlays were read")
+		}
+		o.take(m)
+		if err := o.ready(); err != nil || len(o.changed) != 1 {
+			t.Errorf("%s: %v, %d words", name, err, len(o.changed))
+		}
+		if got, want := len(o.injector.Settings().Overlays().Names()), map[string]int{"good": 1}[name]; got != want {
+			t.Errorf("%s: %d overlays in force, want %d", name, got, want)
+		}
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	own := newCredentials(dnsName, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	secret := issued(t, 1)

@@ -133,7 +133,7 @@ func (e endless) Read(p []byte) (int, error) {
 
 func TestExpositionIsBounded(t *testing.T) {
 	e := newExposition(io.Discard)
-	if err := e.add(endless("a 1\n"), false); err == nil || !strings.Contains(err.Error(), "67108864 bytes") {
+	if err := e.add(endless(`a{b="`+strings.Repeat("x", 1000)+"\"} 1\n"), false); err == nil || !strings.Contains(err.Error(), "67108864 bytes") {
 		t.Errorf("without end: %v", err)
 	}
 	var names bytes.Buffer

@@ -12,11 +12,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -154,11 +156,13 @@ func (o Options) namesOf(account mesh.ServiceAccount) (names, error) {
 	if account.Namespace != o.SystemNamespace {
 		return n, nil
 	}
-	switch account.Name {
-	case mesh.ServerAccount(mesh.InjectorService):
-		n.dns = o.serviceNames(mesh.InjectorService)
-	case mesh.ServerAccount(mesh.CitadelService):
-		n.dns = append(o.serviceNames(mesh.CitadelService),
+	service, ok := strings.CutSuffix(account.Name, mesh.ServerAccount(""))
+	switch {
+	case !ok || len(validation.IsDNS1123Label(service)) > 0:
+	case service == mesh.InjectorService, strings.HasPrefix(service, mesh.InjectorService+"-"): // of a revision
+		n.dns = o.serviceNames(service)
+	case service == mesh.CitadelService:
+		n.dns = append(o.serviceNames(service),
 			// Clients of Istio's verify their CA by one of these, by version.
 			"istio-ca",
 			"istiod."+o.SystemNamespace+".svc",

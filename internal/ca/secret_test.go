@@ -68,6 +68,15 @@ func TestNewSecret(t *testing.T) {
 func TestSecretsOfServersHaveDNSNames(t *testing.T) {
 	a, _ := open(t, noon, Options{ClusterDomain: "corp.example"})
 	for account, want := range map[mesh.ServiceAccount][]string{
+		{Namespace: "istio-system", Name: "istio-sidecar-injector-canary-service-account"}: {
+			"istio-sidecar-injector-canary", "istio-sidecar-injector-canary.istio-system",
+			"istio-sidecar-injector-canary.istio-system.svc", "istio-sidecar-injector-canary.istio-system.svc.corp.example",
+		},
+		{Namespace: "shop", Name: "istio-sidecar-injector-canary-service-account"}:      nil,
+		{Namespace: "istio-system", Name: "istio-sidecar-injectors-service-account"}:    nil,
+		{Namespace: "istio-system", Name: "istio-sidecar-injector-canary"}:              nil,
+		{Namespace: "istio-system", Name: "istio-sidecar-injector--service-account"}:    nil,
+		{Namespace: "istio-system", Name: "istio-sidecar-injector-a.b-service-account"}: nil, // no Service has a dot
 		{Namespace: "istio-system", Name: "istio-sidecar-injector-service-account"}: {
 			"istio-sidecar-injector", "istio-sidecar-injector.istio-system",
 			"istio-sidecar-injector.istio-system.svc", "istio-sidecar-injector.istio-system.svc.corp.example",

@@ -84,7 +84,7 @@ func (i *installation) judge(ctx context.Context, ns mesh.Namespace, pod []byte)
 			return j, err
 		}
 	}
-	if j.outcome == leftOut {
+	if j.outcome == leftOut || j.outcome == injected {
 		j.strict(ns, meta)
 	}
 	return j, nil
@@ -182,8 +182,8 @@ func (j *judgement) refuse(err error) {
 }
 
 // strict is the admission policy garrison-capture-strict: it refuses what comes without
-// the sidecar into a namespace that wants it of everyone. The injector says so itself
-// where it is called.
+// the sidecar into a namespace that wants it of everyone, or by a revision that only the
+// pod names. The injector says the former itself where it is called.
 func (j *judgement) strict(ns mesh.Namespace, pod metav1.PartialObjectMetadata) {
 	if ns.Labels[mesh.CaptureLabel] != mesh.CaptureStrict {
 		return
@@ -193,6 +193,16 @@ func (j *judgement) strict(ns mesh.Namespace, pod metav1.PartialObjectMetadata) 
 		return
 	}
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return
+	}
+	if j.outcome == injected {
+		revision, own := pod.Labels[mesh.RevisionLabel]
+		if _, said := ns.Labels[mesh.InjectionLabel]; said || ns.Labels[mesh.RevisionLabel] != "" || !own {
+			return
+		}
+		j.refuse(&inject.Refusal{Reason: inject.StrictCapture, Field: "metadata.labels[" + mesh.RevisionLabel + "]", Problem: fmt.Sprintf(
+			"namespace %s is labelled %s=%s, so it has to say itself which revision its pods get; kubectl label namespace %[1]s %[4]s=%[5]s",
+			ns.Name, mesh.CaptureLabel, mesh.CaptureStrict, mesh.RevisionLabel, revision)})
 		return
 	}
 	j.refuse(&inject.Refusal{Reason: inject.StrictCapture, Field: "metadata.namespace", Problem: fmt.Sprintf(

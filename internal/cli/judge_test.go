@@ -54,17 +54,18 @@ func TestJudgeSelection(t *testing.T) {
 		ns, labels map[string]string
 		want       string
 	}{
-		"enabled":                   {alone, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "injected by default of istio-sidecar-injector"},
-		"a revision":                {beside, map[string]string{mesh.RevisionLabel: "canary"}, nil, "injected by canary of istio-sidecar-injector-canary"},
-		"a tag":                     {beside, map[string]string{mesh.RevisionLabel: "prod"}, nil, "injected by canary of istio-revision-tag-prod"},
-		"the tag default":           {instead, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "injected by canary of istio-revision-tag-default"},
-		"the pod's revision":        {beside, nil, map[string]string{mesh.RevisionLabel: "canary"}, "injected by canary of istio-sidecar-injector-canary"},
-		"no default":                {without, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio-injection=enabled, and no revision is the default; label it istio.io/rev instead, with one that is there: canary"},
-		"no such revision":          {beside, map[string]string{mesh.RevisionLabel: "r9"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio.io/rev=r9, and no revision or tag has that name; install it, or take one that is there: canary, default, prod"},
-		"no such revision of a pod": {beside, nil, map[string]string{mesh.RevisionLabel: "r9"}, "left-out: no webhook entry selects it: the pod is labelled istio.io/rev=r9, and no revision or tag has that name; install it, or take one that is there: canary, default, prod"},
-		"switched off":              {[]inject.Webhook{{Neutral: true}, canary}, map[string]string{mesh.RevisionLabel: "default"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio.io/rev=default, and no revision or tag has that name; install it, or take one that is there: canary"},
-		"nothing installed":         {nil, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "left-out: no webhook entry selects it: the cluster has no webhook of Garrison's; install Garrison"},
-		"strict, and not selected":  {alone, map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}, nil, "refused: metadata.namespace: namespace shop is labelled garrison.io/capture=strict, so every pod in it needs the sidecar, and this one does not get it: no webhook entry selects it: namespace shop has neither label istio-injection nor istio.io/rev; kubectl label namespace shop istio-injection=enabled"},
+		"enabled":                        {alone, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "injected by default of istio-sidecar-injector"},
+		"a revision":                     {beside, map[string]string{mesh.RevisionLabel: "canary"}, nil, "injected by canary of istio-sidecar-injector-canary"},
+		"a tag":                          {beside, map[string]string{mesh.RevisionLabel: "prod"}, nil, "injected by canary of istio-revision-tag-prod"},
+		"the tag default":                {instead, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "injected by canary of istio-revision-tag-default"},
+		"the pod's revision":             {beside, nil, map[string]string{mesh.RevisionLabel: "canary"}, "injected by canary of istio-sidecar-injector-canary"},
+		"no default":                     {without, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio-injection=enabled, and no revision is the default; label it istio.io/rev instead, with one that is there: canary"},
+		"no such revision":               {beside, map[string]string{mesh.RevisionLabel: "r9"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio.io/rev=r9, and no revision or tag has that name; install it, or take one that is there: canary, default, prod"},
+		"no such revision of a pod":      {beside, nil, map[string]string{mesh.RevisionLabel: "r9"}, "left-out: no webhook entry selects it: the pod is labelled istio.io/rev=r9, and no revision or tag has that name; install it, or take one that is there: canary, default, prod"},
+		"switched off":                   {[]inject.Webhook{{Neutral: true}, canary}, map[string]string{mesh.RevisionLabel: "default"}, nil, "left-out: no webhook entry selects it: namespace shop is labelled istio.io/rev=default, and no revision or tag has that name; install it, or take one that is there: canary"},
+		"nothing installed":              {nil, map[string]string{mesh.InjectionLabel: "enabled"}, nil, "left-out: no webhook entry selects it: the cluster has no webhook of Garrison's; install Garrison"},
+		"strict, and the pod's revision": {beside, map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}, map[string]string{mesh.RevisionLabel: "canary"}, "refused: metadata.labels[istio.io/rev]: namespace shop is labelled garrison.io/capture=strict, so it has to say itself which revision its pods get; kubectl label namespace shop istio.io/rev=canary"},
+		"strict, and not selected":       {alone, map[string]string{mesh.CaptureLabel: mesh.CaptureStrict}, nil, "refused: metadata.namespace: namespace shop is labelled garrison.io/capture=strict, so every pod in it needs the sidecar, and this one does not get it: no webhook entry selects it: namespace shop has neither label istio-injection nor istio.io/rev; kubectl label namespace shop istio-injection=enabled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := installed(t, c.installed...)

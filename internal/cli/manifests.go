@@ -34,7 +34,7 @@ It gets the pods of namespaces with the label istio-injection=enabled or
 istio.io/rev=default, and in namespaces that have neither label the pods with
 sidecar.istio.io/inject=true or istio.io/rev=default.
 
-A revision is an injector beside the default one: Service
+A revision is an injector beside the default one, which hack/revision prints: Service
 istio-sidecar-injector-REVISION. It gets the namespaces and pods that have its name
 in istio.io/rev. A tag is another such name, which can be moved from one revision to
 another without a change of labels. The tag "default" hands over what the default

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -34,16 +35,19 @@ type Namespaces struct {
 	informer cache.SharedIndexInformer // PartialObjectMetadata
 	metadata metadata.Interface
 	lookups  flowcontrol.RateLimiter
+	changed  func()
 	log      *slog.Logger
 }
 
-// WatchNamespaces returns the namespaces of the cluster; [Namespaces.Run] has to run.
-// A nil log is none.
-func (a *API) WatchNamespaces(log *slog.Logger) *Namespaces {
+// WatchNamespaces returns the namespaces of the cluster; [Namespaces.Run] has to run,
+// and calls changed when all are known, then whenever what they say has changed. A nil
+// log is none.
+func (a *API) WatchNamespaces(changed func(), log *slog.Logger) *Namespaces {
 	return &Namespaces{
 		informer: metadatainformer.NewFilteredMetadataInformer(a.metadata, namespaceResource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer(),
 		metadata: a.metadata,
 		lookups:  flowcontrol.NewTokenBucketRateLimiter(lookupQPS, lookupBurst),
+		changed:  changed,
 		log:      orDiscard(log),
 	}
 }
@@ -55,7 +59,7 @@ func (n *Namespaces) Run(ctx context.Context) error {
 	if err := prepare(n.informer, trimNamespace, n.log); err != nil {
 		return fmt.Errorf("watch of namespaces: %w", err)
 	}
-	if err := follow(ctx, n.informer, nil, func() error { return nil }); err != nil {
+	if err := follow(ctx, n.informer, sameNamespace, func() error { n.changed(); return nil }); err != nil {
 		return fmt.Errorf("watch of namespaces: %w", err)
 	}
 	return nil
@@ -126,6 +130,13 @@ func trimNamespace(obj any) (any, error) {
 		}
 	}
 	return obj, nil
+}
+
+// sameNamespace compares two trimmed namespaces.
+func sameNamespace(old, now any) bool {
+	a, ok := old.(*metav1.PartialObjectMetadata)
+	b, ok2 := now.(*metav1.PartialObjectMetadata)
+	return ok && ok2 && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations)
 }
 
 // annotationsOf returns the annotations of these domains and of those below them.

@@ -38,7 +38,7 @@ func partial(apiVersion, kind string, m metav1.ObjectMeta) *metav1.PartialObject
 func TestNamespacesAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fakeMetadata(t, partial("v1", "Namespace", metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"}}))
-		n := (&API{metadata: client}).WatchNamespaces(nil)
+		n := (&API{metadata: client}).WatchNamespaces(func() {}, nil)
 		gets := func() (n int) {
 			for _, action := range client.Actions() {
 				if action.GetVerb() == "get" {
@@ -77,10 +77,43 @@ func TestNamespacesAsk(t *testing.T) {
 	})
 }
 
+// What the namespaces say is told when it is known, and when it is something else.
+func TestNamespacesTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shop := partial("v1", "Namespace", metav1.ObjectMeta{Name: "shop"})
+		client := fakeMetadata(t, shop.DeepCopy())
+		told := 0
+		n := (&API{metadata: client}).WatchNamespaces(func() { told++ }, nil)
+		stop := run(t, n.Run)
+		expect := func(want int) {
+			t.Helper()
+			later(time.Second)
+			if told != want || n.Ready() != nil {
+				t.Errorf("told %d times, want %d; %v", told, want, n.Ready())
+			}
+		}
+		expect(1)
+		update := func(change func()) {
+			t.Helper()
+			change()
+			if err := client.Tracker().Update(namespaceResource, shop.DeepCopy(), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		update(func() { shop.Labels = map[string]string{mesh.InjectionLabel: "enabled"} })
+		expect(2)
+		update(func() { shop.Annotations = map[string]string{"example.com/touched": "now"} })
+		expect(2)
+		update(func() { shop.Annotations = map[string]string{mesh.ProxyCPU: "1"} })
+		expect(3)
+		stop()
+	})
+}
+
 // Whoever calls names the namespace, and must not take all requests for it.
 func TestNamespacesAskSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := (&API{metadata: fakeMetadata(t)}).WatchNamespaces(nil)
+		n := (&API{metadata: fakeMetadata(t)}).WatchNamespaces(func() {}, nil)
 		var asked, refused atomic.Int32
 		var callers sync.WaitGroup
 		for i := range 1000 {
@@ -117,7 +150,7 @@ func TestAnnotationsOf(t *testing.T) {
 
 func testNamespaces(t *testing.T, l lab) {
 	api := l.as(t, allow("", "namespaces", "get list watch"))
-	n := api.WatchNamespaces(logger(t))
+	n := api.WatchNamespaces(func() {}, logger(t))
 	run(t, n.Run)
 	within(t, 10*time.Second, n.Ready)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{

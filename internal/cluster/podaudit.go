@@ -38,8 +38,8 @@ type PodAudit struct {
 	// phase, and of the spec hostNetwork, os, nodeSelector, nodeName, and whether it has
 	// resources as a whole; the rest is empty, and the pod is its own. It is called by
 	// several workers at a time, whenever the pod changes and after each word on Again,
-	// which may be nil.
-	Judge func(*corev1.Pod) Finding
+	// which may be nil. After an error the last finding stands, and the pod comes again.
+	Judge func(context.Context, *corev1.Pod) (Finding, error)
 	Again <-chan struct{}
 
 	Resync  time.Duration         // the owner of a pod left out is told again this often; 0: 10 min
@@ -133,7 +133,9 @@ func (l *auditLoop) audit(ctx context.Context, k key) (again time.Duration, err 
 	owner := ownerOfPod(pod)
 	var finding Finding
 	if pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
-		finding = l.Judge(pod)
+		if finding, err = l.Judge(ctx, pod); err != nil {
+			return 0, fmt.Errorf("pod not judged: %w", err)
+		}
 	}
 	l.record(k, finding)
 	if finding.LeftOut == "" {

@@ -25,8 +25,8 @@ import (
 )
 
 // byLabel judges a pod by two labels of its own.
-func byLabel(pod *corev1.Pod) Finding {
-	return Finding{LeftOut: strings.ReplaceAll(pod.Labels["left-out"], "-", " "), Drifted: pod.Labels["drifted"] != "", Meant: pod.Labels["meant"] != ""}
+func byLabel(_ context.Context, pod *corev1.Pod) (Finding, error) {
+	return Finding{LeftOut: strings.ReplaceAll(pod.Labels["left-out"], "-", " "), Drifted: pod.Labels["drifted"] != "", Meant: pod.Labels["meant"] != ""}, nil
 }
 
 func auditedPod(name string, owner *metav1.OwnerReference, labels map[string]string) *corev1.Pod {
@@ -184,7 +184,7 @@ func TestAuditCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again := make(chan struct{}, 1)
 		metrics := prometheus.NewRegistry()
-		var strict atomic.Bool
+		var strict, away atomic.Bool
 		client := fake.NewClientset(
 			auditedPod("a", nil, nil), auditedPod("b", nil, map[string]string{"left-out": "x"}),
 			auditedPod("c", nil, map[string]string{"left-out": "x", "drifted": "y"}), auditedPod("d", nil, map[string]string{"drifted": "y"}),
@@ -193,13 +193,16 @@ func TestAuditCounts(t *testing.T) {
 			return true, nil, errors.New("etcd is full")
 		})
 		stop := run(t, (&API{Client: client, metadata: fakeMetadata(t)}).AuditPods(PodAudit{
-			Judge: func(pod *corev1.Pod) Finding {
-				finding := byLabel(pod)
+			Judge: func(ctx context.Context, pod *corev1.Pod) (Finding, error) {
+				finding, err := byLabel(ctx, pod)
 				pod.Labels = nil // it is the judge's own
 				if strict.Load() {
 					finding.Drifted = true
 				}
-				return finding
+				if away.Load() {
+					return Finding{}, errors.New("the namespace cannot be read now")
+				}
+				return finding, err
 			},
 			Again: again, Metrics: metrics, Log: logger(t),
 		}))
@@ -233,8 +236,12 @@ injector_pods_left_out %d
 		strict.Store(true)
 		again <- struct{}{}
 		expect(0, 3) // a, d and e
+		away.Store(true)
 		strict.Store(false)
 		again <- struct{}{}
+		expect(0, 3) // as far as is known
+		away.Store(false)
+		later(2 * lastRetry)
 		expect(0, 1)
 		stop()
 		expect(0, 0)

@@ -78,7 +78,7 @@ func (w Webhook) Objects() ([]runtime.Object, error) {
 			APIGroups:     []string{admissionregistrationv1.GroupName},
 			Resources:     []string{"mutatingwebhookconfigurations"},
 			ResourceNames: []string{w.name()},
-			Verbs:         []string{"list", "watch", "patch"},
+			Verbs:         []string{"patch"},
 		}},
 	}
 	binding := &rbacv1.ClusterRoleBinding{

@@ -139,7 +139,7 @@ func TestWebhookRights(t *testing.T) {
 		role, binding := objects[0].(*rbacv1.ClusterRole), objects[1].(*rbacv1.ClusterRoleBinding)
 		rules := []rbacv1.PolicyRule{{
 			APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations"},
-			ResourceNames: []string{want.Name}, Verbs: []string{"list", "watch", "patch"},
+			ResourceNames: []string{want.Name}, Verbs: []string{"patch"},
 		}}
 		if diff := cmp.Diff(rules, role.Rules); diff != "" {
 			t.Errorf("%+v: %s", w, diff)
