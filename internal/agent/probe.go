@@ -117,8 +117,9 @@ func (p *prober) ask(ctx context.Context, probe probe, agent string) answer {
 	default:
 		err = askTCP(ctx, target)
 	}
+	late, ok := errors.AsType[net.Error](err) // a connection's clock may strike before the context's
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, ok && late.Timeout():
 		return answer{status: http.StatusGatewayTimeout, none: true}
 	case err != nil, status < 200, status > 599:
 		return answer{status: http.StatusBadGateway, none: true}
@@ -155,6 +156,8 @@ func askGRPC(ctx context.Context, target string, probe *grpcProbe, agent string)
 	switch {
 	case grpcstatus.Code(err) == codes.NotFound:
 		return http.StatusServiceUnavailable, nil
+	case grpcstatus.Code(err) == codes.DeadlineExceeded: // says the server, perhaps, which was told how long it has
+		return 0, context.DeadlineExceeded
 	case err != nil:
 		return 0, err
 	case health.GetStatus() != healthpb.HealthCheckResponse_SERVING:

@@ -37,6 +37,8 @@ func (s *healthServer) Check(ctx context.Context, r *healthpb.HealthCheckRequest
 		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_UNKNOWN}, nil
 	case "locked":
 		return nil, status.Error(codes.Unauthenticated, "who are you")
+	case "late": // by its own clock, which may be a little ahead of the agent's
+		return nil, status.Error(codes.DeadlineExceeded, "too late")
 	case "slow":
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -71,7 +73,7 @@ func TestProbeGRPC(t *testing.T) {
 				healthpb.RegisterHealthServer(s, &healthServer{agents: agents})
 			})
 			for service, want := range map[string]int{
-				"null": 200, `""`: 200, `"well"`: 200, `"ill"`: 503, `"unsure"`: 503, `"other"`: 503, `"locked"`: 502, `"slow"`: 504,
+				"null": 200, `""`: 200, `"well"`: 200, `"ill"`: 503, `"unsure"`: 503, `"other"`: 503, `"locked"`: 502, `"slow"`: 504, `"late"`: 504,
 			} {
 				agent := startAgent(t, pod, fmt.Sprintf(`{%q:{"grpc":{"port":%d,"service":%s}}}`, livez, port, service))
 				start := time.Now()
