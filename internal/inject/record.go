@@ -76,8 +76,8 @@ func falseStatus(field, problem string) *Refusal {
 // reinject answers for a pod that carries a record of injection. It makes the sidecar
 // anew, out of what the pod would be without it: where that was made of another
 // configuration or for another network, or others have put init containers before it, it
-// takes the other's place; where it was made of this one, the pod's containers must be what is claimed of
-// them, and only probes that came later are still to be moved.
+// takes the other's place; where it was made of this one, the pod's containers must be
+// what is claimed of them, and only probes that came later are still to be moved.
 func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	prior, err := pod.record()
 	if err != nil {
