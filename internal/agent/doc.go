@@ -8,9 +8,10 @@
 //     it has one, renews it, and serves the agent's port.
 //
 // The package knows no Kubernetes API, reads no environment and trusts no
-// neighbour: whoever reaches its port learns a status code and can cause at most
-// one request per configured probe at a time. What is no TCP is not captured, UDP
-// above all.
+// neighbour: where the node's addresses can be known, its port answers others with
+// 403, and with the application's metrics where the pod asked to be scraped. Who is
+// answered learns a status code and can cause at most one request per configured
+// probe at a time. What is no TCP is not captured, UDP above all.
 //
-// Start reading at [Proxy.Run], then capture.go.
+// Start reading at [Proxy.Run], then capture.go; source.go says who is answered.
 package agent

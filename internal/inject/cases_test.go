@@ -132,7 +132,7 @@ func (c testCase) inject(pod []byte) (r result, err error) {
 		return r, err
 	}
 	r.Warnings = slices.Concat(r.decision.Warnings, Ignored(p), r.Warnings)
-	r.pod, err = apply(pod, r.Ops)
+	r.pod, err = Apply(pod, r.Ops)
 	return r, err
 }
 
@@ -317,7 +317,7 @@ func (c testCase) expectNoMore(t *testing.T, injected []byte) {
 // probes are moved then, and nothing else is touched.
 func (c testCase) expectNewcomer(t *testing.T, injected []byte) {
 	t.Helper()
-	between, err := apply(injected, []Operation{
+	between, err := Apply(injected, []Operation{
 		{Op: "add", Path: "/spec/containers/0", Value: json.RawMessage(`{"name":"other","image":"other","readinessProbe":{"httpGet":{"port":80}}}`)},
 		{Op: "add", Path: "/metadata/annotations/other", Value: json.RawMessage(`"1"`)},
 	})
@@ -370,7 +370,7 @@ func (c testCase) expectUndone(t *testing.T, r result) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bare, err := apply(r.pod, ops)
+	bare, err := Apply(r.pod, ops)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -525,7 +525,7 @@ func FuzzEdit(f *testing.F) {
 		if err != nil || len(once.Ops) == 0 {
 			return
 		}
-		patched, err := apply(raw, once.Ops)
+		patched, err := Apply(raw, once.Ops)
 		if err != nil {
 			t.Fatalf("%v\n%s\n%v", err, raw, once.Ops)
 		}
@@ -540,7 +540,7 @@ func FuzzEdit(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, patched)
 		}
-		if _, err := apply(patched, off); err != nil {
+		if _, err := Apply(patched, off); err != nil {
 			t.Errorf("%v\n%s", err, patched)
 		}
 	})

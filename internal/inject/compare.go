@@ -16,9 +16,6 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// Apply returns a pod's document with operations applied.
-func Apply(pod []byte, ops []Operation) ([]byte, error) { return apply(pod, ops) }
-
 // Strip returns the document of an injected pod without its sidecar.
 func Strip(pod []byte) ([]byte, error) {
 	p, err := ParsePod(pod)
@@ -29,7 +26,7 @@ func Strip(pod []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return apply(pod, ops)
+	return Apply(pod, ops)
 }
 
 // Change is a field that an injected pod has otherwise than today's configuration
@@ -89,7 +86,7 @@ func Compare(pod []byte, at Situation, s Settings) ([]Change, error) {
 			return nil, errors.Join(e.errs...)
 		}
 	}
-	made, err := apply(bare, e.ops)
+	made, err := Apply(bare, e.ops)
 	if err != nil {
 		return nil, err
 	}

@@ -139,7 +139,7 @@ func TestCompareNamesWhatDiffers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.pod, err = apply(r.pod, c.change); err != nil {
+			if r.pod, err = Apply(r.pod, c.change); err != nil {
 				t.Fatal(err)
 			}
 			changes, err := Compare(r.pod, then.at, made(t, c.now(defaultOptions())))

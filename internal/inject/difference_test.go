@@ -36,7 +36,7 @@ func TestDifferenceLeadsThere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := apply(raw, difference("", before, after))
+		got, err := Apply(raw, difference("", before, after))
 		if err != nil {
 			t.Fatalf("%s: %v", raw, err)
 		}

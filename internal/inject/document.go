@@ -9,7 +9,7 @@ import (
 
 // document is the pod with the operations so far.
 func (e *edit) document() (map[string]any, error) {
-	raw, err := apply(e.pod.raw, e.ops)
+	raw, err := Apply(e.pod.raw, e.ops)
 	if err != nil {
 		return nil, err
 	}
@@ -17,8 +17,8 @@ func (e *edit) document() (map[string]any, error) {
 	return doc, kjson.UnmarshalCaseSensitivePreserveInts(raw, &doc)
 }
 
-// apply returns a document with operations applied.
-func apply(doc []byte, ops []Operation) ([]byte, error) {
+// Apply returns a document with operations applied.
+func Apply(doc []byte, ops []Operation) ([]byte, error) {
 	raw, err := Patch(ops)
 	if err != nil {
 		return nil, err

@@ -255,7 +255,7 @@ func longList(path string, v any) string {
 
 // moveOverlaid moves the probes that overlays brought.
 func (e *edit) moveOverlaid() {
-	raw, err := apply(e.pod.raw, e.ops)
+	raw, err := Apply(e.pod.raw, e.ops)
 	if err != nil {
 		e.fail(err)
 		return

@@ -92,7 +92,7 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 	if err != nil {
 		return Injection{}, err
 	}
-	raw, err := apply(pod.raw, strip)
+	raw, err := Apply(pod.raw, strip)
 	if err != nil {
 		return Injection{}, falseStatus(statusField, cut(err.Error()))
 	}
@@ -105,7 +105,7 @@ func reinject(pod *Pod, at Situation, s Settings) (Injection, error) {
 		return Injection{}, err
 	}
 	again.Again = true
-	made, err := apply(raw, again.Ops)
+	made, err := Apply(raw, again.Ops)
 	if err != nil {
 		return Injection{}, err
 	}

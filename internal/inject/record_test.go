@@ -49,7 +49,7 @@ func TestRecordMustBeTrue(t *testing.T) {
 		if change.value != "" {
 			op.Value = json.RawMessage(change.value)
 		}
-		forged, err := apply(honest.pod, []Operation{op})
+		forged, err := Apply(honest.pod, []Operation{op})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -67,7 +67,7 @@ func TestRecordMustBeTrue(t *testing.T) {
 		"its default in a volume":       {Op: "add", Path: "/spec/volumes/2/projected/defaultMode", Value: json.RawMessage(`420`)},
 		"resources of an autoscaler":    {Op: "replace", Path: proxy + "/resources/requests/cpu", Value: json.RawMessage(`"1"`)},
 	} {
-		changed, err := apply(honest.pod, []Operation{change})
+		changed, err := Apply(honest.pod, []Operation{change})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -132,7 +132,7 @@ func TestRecordOfOverlays(t *testing.T) {
 			{Op: "remove", Path: at(chosen, "containers", "logs") + "/env/0/value"},
 		}, ""},
 	} {
-		forged, err := apply(change.pod, change.ops)
+		forged, err := Apply(change.pod, change.ops)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -170,7 +170,7 @@ func TestWhatOthersAdd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			changed, err := apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/1" + change.path, Value: json.RawMessage(change.value)}})
+			changed, err := Apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/1" + change.path, Value: json.RawMessage(change.value)}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +199,7 @@ func TestCaptureComesFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := map[string]string{"native": "0", "classic": "-"}[name]
-		changed, err := apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/" + at, Value: json.RawMessage(`{"name":"other"}`)}})
+		changed, err := Apply(honest.pod, []Operation{{Op: "add", Path: "/spec/initContainers/" + at, Value: json.RawMessage(`{"name":"other"}`)}})
 		if err != nil {
 			t.Fatal(err)
 		}
