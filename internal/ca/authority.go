@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +49,7 @@ func (a *Authority) Replace(secret *corev1.Secret, now time.Time) (changed bool,
 		return false, fmt.Errorf("secret %s/%s: %w", secret.Namespace, secret.Name, err)
 	}
 	last := a.current.Swap(next)
-	return !last.cert.Equal(next.cert) || !bytes.Equal(last.bundle, next.bundle), nil
+	return !last.cert.Equal(next.cert) || !slices.Equal(last.between, next.between) || !bytes.Equal(last.bundle, next.bundle), nil
 }
 
 // Bundle returns the roots that certificates of this mesh verify by, in PEM.
@@ -59,7 +60,8 @@ func (a *Authority) Ready(now time.Time) error {
 	return a.current.Load().usable(now, a.options.DefaultTTL)
 }
 
-// Expiry returns when the signing certificate ends, and the first of the roots.
+// Expiry returns when the first certificate between a leaf and its root ends, that root
+// included, and when the first of all roots does.
 func (a *Authority) Expiry() (signer, root time.Time) {
 	i := a.current.Load()
 	root = i.roots[0].NotAfter
@@ -68,7 +70,7 @@ func (a *Authority) Expiry() (signer, root time.Time) {
 			root = r.NotAfter
 		}
 	}
-	return i.cert.NotAfter, root
+	return i.notAfter, root
 }
 
 // readIssuer reads the CA Secret. Older Secrets leave root-cert.pem empty: then
@@ -96,7 +98,7 @@ func readIssuer(secret *corev1.Secret) (i *issuer, err error) {
 			return nil, fmt.Errorf("%s: %w", mesh.RootKey, err)
 		}
 	}
-	return newIssuer(certs[0], key, roots)
+	return newIssuer(certs, key, roots)
 }
 
 // parseCertificates reads one or more certificates in PEM, with nothing but white

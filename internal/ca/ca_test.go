@@ -113,16 +113,24 @@ func parseLeaf(t testing.TB, text string) *x509.Certificate {
 }
 
 // expectLeaf holds a certificate that came out to all that a verifier relies on,
-// by other means than the code under test: it verifies by the bundle, names id
-// and the DNS names and nothing else, and can sign nothing.
-func expectLeaf(t testing.TB, leaf *x509.Certificate, bundle, id string, dns []string, now time.Time) {
+// by other means than the code under test: it verifies by the bundle through what lies
+// between, names id and the DNS names and nothing else, and can sign nothing.
+func expectLeaf(
+	t testing.TB, leaf *x509.Certificate, bundle, id string, dns []string, now time.Time, between ...*x509.Certificate,
+) {
 	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(bundle)) {
 		t.Fatal("bundle without certificates")
 	}
+	intermediates := x509.NewCertPool()
+	for _, c := range between {
+		intermediates.AddCert(c)
+	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+		if _, err := leaf.Verify(x509.VerifyOptions{
+			Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
+		}); err != nil {
 			t.Errorf("usage %v: %v", usage, err)
 		}
 	}

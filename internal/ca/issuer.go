@@ -35,27 +35,41 @@ type names struct {
 	dns []string // in the order of the certificate; only servers have any
 }
 
-// issuer is a signing certificate with its key and the roots that clients verify
-// by. It never changes.
+// issuer is a signing certificate with its key, what lies between it and a root, and
+// the roots that clients verify by. It never changes.
 type issuer struct {
-	cert   *x509.Certificate
-	key    crypto.Signer
-	policy *config.Signing
-	roots  []*x509.Certificate
-	bundle []byte // roots in PEM, each with its newline
+	cert      *x509.Certificate
+	key       crypto.Signer
+	policy    *config.Signing
+	chain     []*x509.Certificate // from cert up to, but without, the root; empty where cert is one
+	roots     []*x509.Certificate
+	notBefore time.Time // from then on all of the chain and a root are valid,
+	notAfter  time.Time // until then
+	between   []string  // chain in PEM, each with its newline
+	bundle    []byte    // roots in PEM, each with its newline
 }
 
-// issued is a certificate that passed inspection, and the roots of its issuer.
+// issued is a certificate that passed inspection, and what clients verify it by.
 type issued struct {
-	leaf   *x509.Certificate
-	pem    []byte // ends in a newline
-	bundle []byte
+	leaf    *x509.Certificate
+	pem     []byte // of the leaf; ends in a newline
+	chain   []byte // pem, then the certificates between it and a root, each with its newline
+	between []string
+	bundle  []byte
 }
 
-// newIssuer refuses a certificate that may not sign, whose key is not the one
-// given, or that is no root itself: answers carry no certificates between leaf and
-// roots. It does not look at the time.
-func newIssuer(cert *x509.Certificate, key crypto.Signer, roots []*x509.Certificate) (*issuer, error) {
+// answer is the leaf, each certificate between it and a root, and all the roots as
+// the last element, which is where Istio's clients look for them.
+func (i *issued) answer() []string {
+	return slices.Concat([]string{string(i.pem)}, i.between, []string{string(i.bundle)})
+}
+
+// newIssuer makes an issuer of a path that begins with the signing certificate; each
+// certificate signed the one before it, and a root signed the last or is the last.
+// It refuses a path that does not hold together, a certificate that may not sign, and
+// a key that is not the first one's. It does not look at the time.
+func newIssuer(path []*x509.Certificate, key crypto.Signer, roots []*x509.Certificate) (*issuer, error) {
+	cert := path[0]
 	if err := checkKey(cert.PublicKey); err != nil {
 		return nil, fmt.Errorf("signing certificate: key: %w", err)
 	}
@@ -65,15 +79,66 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, roots []*x509.Certific
 	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, errors.New("signing certificate: is not that of a CA")
 	}
-	if !slices.ContainsFunc(roots, cert.Equal) {
-		return nil, errors.New("signing certificate: is not one of the roots")
-	}
 	silenceSigner()
-	i := &issuer{cert: cert, key: key, policy: policy(), roots: roots}
-	for _, root := range roots {
-		i.bundle = append(i.bundle, encodeCertificate(root)...)
+	i := &issuer{cert: cert, key: key, policy: policy(), roots: roots, bundle: encodeCertificates(roots)}
+	if err := i.join(path); err != nil {
+		return nil, err
+	}
+	for _, c := range i.chain {
+		i.between = append(i.between, string(encodeCertificate(c)))
 	}
 	return i, nil
+}
+
+// join finds where the path enters the roots, and for how long all of it is valid.
+// Of several roots with one key, any will do for a client.
+func (i *issuer) join(path []*x509.Certificate) error {
+	if n := len(path); slices.ContainsFunc(i.roots, path[n-1].Equal) {
+		i.chain = path[:n-1]
+	} else {
+		i.chain = path
+	}
+	last := path[len(path)-1]
+	for _, root := range i.roots {
+		if !last.Equal(root) && signedBy(last, root) != nil {
+			continue
+		}
+		if i.notBefore.IsZero() || root.NotBefore.Before(i.notBefore) {
+			i.notBefore = root.NotBefore
+		}
+		if root.NotAfter.After(i.notAfter) {
+			i.notAfter = root.NotAfter
+		}
+	}
+	if i.notAfter.IsZero() {
+		return fmt.Errorf("certificate %q: is not one of the roots, and none of them signed it", last.Subject)
+	}
+	for n, c := range i.chain {
+		if n > 0 {
+			if err := signedBy(i.chain[n-1], c); err != nil {
+				return fmt.Errorf("certificate %q: not signed by the next one, %q: %w", i.chain[n-1].Subject, c.Subject, err)
+			}
+		}
+		if c.NotBefore.After(i.notBefore) {
+			i.notBefore = c.NotBefore
+		}
+		if c.NotAfter.Before(i.notAfter) {
+			i.notAfter = c.NotAfter
+		}
+	}
+	return nil
+}
+
+// signedBy checks the signature of one CA certificate by another. The key comes
+// first: a huge one would take long to verify with.
+func signedBy(child, parent *x509.Certificate) error {
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return errors.New("names another issuer")
+	}
+	if err := checkKey(parent.PublicKey); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	return child.CheckSignatureFrom(parent)
 }
 
 // issue signs a certificate over the request's key, valid from a little before
@@ -112,7 +177,11 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 	if !leaf.NotBefore.Equal(notBefore) || !leaf.NotAfter.Equal(notAfter) {
 		return nil, fmt.Errorf("signed certificate: valid %v to %v, not %v to %v", leaf.NotBefore, leaf.NotAfter, notBefore, notAfter)
 	}
-	return &issued{leaf: leaf, pem: text, bundle: i.bundle}, nil
+	chain := bytes.Clone(text)
+	for _, c := range i.between {
+		chain = append(chain, c...)
+	}
+	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle}, nil
 }
 
 // lifetime returns the validity of a certificate that is to live for ttl.
@@ -122,22 +191,22 @@ func (i *issuer) lifetime(now time.Time, ttl time.Duration) (notBefore, notAfter
 	}
 	now = now.UTC().Truncate(time.Second) // as certificates tell time
 	notBefore, notAfter = now.Add(-skew), now.Add(ttl)
-	if notBefore.Before(i.cert.NotBefore) {
-		notBefore = i.cert.NotBefore
+	if notBefore.Before(i.notBefore) {
+		notBefore = i.notBefore
 	}
-	if notAfter.After(i.cert.NotAfter) {
-		notAfter = i.cert.NotAfter
+	if notAfter.After(i.notAfter) {
+		notAfter = i.notAfter
 	}
 	return notBefore, notAfter, nil
 }
 
 // usable reports why nothing that should live for ttl can be signed now.
 func (i *issuer) usable(now time.Time, ttl time.Duration) error {
-	if now.Before(i.cert.NotBefore) {
-		return fmt.Errorf("%w: not valid before %s", errIssuer, i.cert.NotBefore.Format(time.RFC3339))
+	if now.Before(i.notBefore) {
+		return fmt.Errorf("%w: not valid before %s", errIssuer, i.notBefore.Format(time.RFC3339))
 	}
-	if i.cert.NotAfter.Sub(now) < min(ttl, minLifetime) {
-		return fmt.Errorf("%w: expires at %s", errIssuer, i.cert.NotAfter.Format(time.RFC3339))
+	if i.notAfter.Sub(now) < min(ttl, minLifetime) {
+		return fmt.Errorf("%w: expires at %s", errIssuer, i.notAfter.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -269,4 +338,13 @@ var silenceSigner = sync.OnceFunc(func() { cflog.Level = cflog.LevelFatal + 1 })
 
 func encodeCertificate(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
+
+// encodeCertificates writes certificates one after the other, each with its newline.
+func encodeCertificates(certs []*x509.Certificate) []byte {
+	var text []byte
+	for _, c := range certs {
+		text = append(text, encodeCertificate(c)...)
+	}
+	return text
 }

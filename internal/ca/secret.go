@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +63,7 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 		},
 		Type: mesh.WorkloadSecretType,
 		Data: map[string][]byte{
-			mesh.CertChain: cert.pem,
+			mesh.CertChain: cert.chain,
 			mesh.CertKey:   keyText,
 			mesh.CertRoot:  cert.bundle,
 		},
@@ -90,18 +91,25 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 		// The error may quote the key's PEM type, never the key.
 		return time.Time{}, fmt.Errorf("%s, %s: %w", mesh.CertChain, mesh.CertKey, err)
 	}
-	if err := current.vouches(pair.Leaf, n, now); err != nil {
+	certs, err := parseCertificates(secret.Data[mesh.CertChain])
+	if err != nil {
 		return time.Time{}, fmt.Errorf("%s: %w", mesh.CertChain, err)
 	}
-	if !bytes.Equal(secret.Data[mesh.CertChain], encodeCertificate(pair.Leaf)) {
-		return time.Time{}, fmt.Errorf("%s: holds more than its certificate", mesh.CertChain)
+	if err := current.vouches(certs, n, now); err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", mesh.CertChain, err)
+	}
+	if !bytes.Equal(secret.Data[mesh.CertChain], encodeCertificates(certs)) {
+		return time.Time{}, fmt.Errorf("%s: holds more than its certificates", mesh.CertChain)
 	}
 	return renewal(pair.Leaf, account), nil
 }
 
-// vouches verifies a leaf that comes back from storage by the roots in use, and
-// compares it with what the issuer would have made for n.
-func (i *issuer) vouches(leaf *x509.Certificate, n names, now time.Time) error {
+// vouches verifies a leaf that comes back from storage, with what follows it there, by
+// the roots in use, and compares it with what the issuer would have made for n. What
+// lies between the leaf and a root has to be of the issuer's own chain: a root may have
+// signed for others, too.
+func (i *issuer) vouches(certs []*x509.Certificate, n names, now time.Time) error {
+	leaf, between := certs[0], certs[1:]
 	if err := checkKey(leaf.PublicKey); err != nil {
 		return fmt.Errorf("key: %w", err)
 	}
@@ -111,16 +119,31 @@ func (i *issuer) vouches(leaf *x509.Certificate, n names, now time.Time) error {
 	if err := n.check(leaf); err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for _, root := range i.roots {
 		roots.AddCert(root)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots:       roots,
-		CurrentTime: now,
-		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	for _, c := range between {
+		if !slices.ContainsFunc(i.chain, c.Equal) {
+			return fmt.Errorf("certificate %q: is not between the signing certificate and a root", c.Subject)
+		}
+		intermediates.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: intermediates,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, chain := range chains {
+		if slices.EqualFunc(chain[:len(chain)-1], certs, (*x509.Certificate).Equal) {
+			return nil
+		}
+	}
+	return errors.New("holds more than the chain of its certificate")
 }
 
 // checkOwner finds Secrets of an earlier account of the same name, which the

@@ -131,10 +131,13 @@ func TestCheckSecretRefuses(t *testing.T) {
 		}, "URIs"},
 		"one certificate more": {func(s *corev1.Secret) {
 			s.Data["cert-chain.pem"] = append(s.Data["cert-chain.pem"], other.Bundle()...)
-		}, "more than its certificate"},
+		}, "is not between"},
 		"comment before the certificate": {func(s *corev1.Secret) {
 			s.Data["cert-chain.pem"] = append([]byte("mine\n"), s.Data["cert-chain.pem"]...)
-		}, "more than its certificate"},
+		}, "something else than certificates"},
+		"white space before the certificate": {func(s *corev1.Secret) {
+			s.Data["cert-chain.pem"] = append([]byte("\n"), s.Data["cert-chain.pem"]...)
+		}, "more than its certificates"},
 		"no owner":                 {func(s *corev1.Secret) { s.OwnerReferences = nil }, "not owned"},
 		"owner of an earlier life": {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "old" }, "not owned"},
 	}

@@ -92,9 +92,9 @@ func invalid(cause error) *refusal {
 	return &refusal{codes.InvalidArgument, cause.Error(), cause}
 }
 
-// CreateCertificate answers with the leaf and, as the last element, all roots:
-// Istio's clients take the last for the roots, however many certificates it holds,
-// and refuse an answer of one element. Agents send Canceled, DeadlineExceeded,
+// CreateCertificate answers with the leaf, each certificate between it and a root, and
+// all roots as the last element: Istio's clients take the last for the roots, however
+// many certificates it holds, and refuse an answer of one element. Agents send Canceled, DeadlineExceeded,
 // ResourceExhausted, Aborted, Internal and Unavailable again, and no other codes.
 func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCertificateRequest) (out *securityapi.IstioCertificateResponse, err error) {
 	s.metrics.requests.Inc()
@@ -122,7 +122,7 @@ func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCe
 	s.metrics.issued.Inc()
 	log.InfoContext(ctx, "issued",
 		"id", cert.leaf.URIs[0].String(), "serial", cert.leaf.SerialNumber.Text(16), "expires", cert.leaf.NotAfter)
-	return &securityapi.IstioCertificateResponse{CertChain: []string{string(cert.pem), string(cert.bundle)}}, nil
+	return &securityapi.IstioCertificateResponse{CertChain: cert.answer()}, nil
 }
 
 // authenticate finds out who is calling. The header clusterid is not looked at:

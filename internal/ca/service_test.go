@@ -97,12 +97,12 @@ func fieldsOf(t testing.TB, kv map[string]any) *structpb.Struct {
 	return s
 }
 
-// expectChain holds an answer to what Istio's clients take apart: the leaf, then
-// the roots, each element with its newline.
+// expectChain holds an answer to what Istio's clients take apart: the leaf, what lies
+// between, one by one, then the roots, each element with its newline.
 func expectChain(t testing.TB, chain []string, id string, now time.Time) *x509.Certificate {
 	t.Helper()
-	if len(chain) != 2 {
-		t.Fatalf("%d elements, want leaf and roots", len(chain))
+	if len(chain) < 2 {
+		t.Fatalf("%d elements, want at least leaf and roots", len(chain))
 	}
 	for i, element := range chain {
 		if !strings.HasSuffix(element, "-----END CERTIFICATE-----\n") {
@@ -110,7 +110,11 @@ func expectChain(t testing.TB, chain []string, id string, now time.Time) *x509.C
 		}
 	}
 	leaf := parseLeaf(t, chain[0])
-	expectLeaf(t, leaf, chain[1], id, nil, now)
+	var between []*x509.Certificate
+	for _, element := range chain[1 : len(chain)-1] {
+		between = append(between, parseLeaf(t, element))
+	}
+	expectLeaf(t, leaf, chain[len(chain)-1], id, nil, now, between...)
 	return leaf
 }
 
