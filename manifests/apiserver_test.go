@@ -368,9 +368,6 @@ func testDryRunOnly(t *testing.T, l lab) {
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
 	})
-	if _, err := l.Resource(accounts).Namespace(mesh.SelfTestNamespace).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	pod := object(t, &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		// Left out of injection: nobody answers for the webhook here.
@@ -382,17 +379,22 @@ func testDryRunOnly(t *testing.T, l lab) {
 			}}},
 		},
 	})
-	for who, client := range map[string]dynamic.Interface{"the injector": l.as(t, mesh.ServerAccount(mesh.InjectorService)), "the administrator": l} {
-		there := client.Resource(pods).Namespace(mesh.SelfTestNamespace)
-		eventually(t, who+" makes no pod", func() bool {
-			_, err := there.Create(t.Context(), pod, metav1.CreateOptions{})
-			if err == nil { // the policy is not in force yet
-				err = l.Resource(pods).Namespace(mesh.SelfTestNamespace).Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
+	for _, ns := range []string{mesh.SelfTestNamespace, mesh.SelfTestEnabledNamespace, mesh.SelfTestRevisionNamespace(mesh.DefaultRevision)} {
+		if _, err := l.Resource(accounts).Namespace(ns).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for who, client := range map[string]dynamic.Interface{"the injector": l.as(t, mesh.ServerAccount(mesh.InjectorService)), "the administrator": l} {
+			there := client.Resource(pods).Namespace(ns)
+			eventually(t, who+" makes no pod in "+ns, func() bool {
+				_, err := there.Create(t.Context(), pod, metav1.CreateOptions{})
+				if err == nil { // the policy is not in force yet
+					err = l.Resource(pods).Namespace(ns).Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
+				}
+				return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "only tried out")
+			})
+			if _, err := there.Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
+				t.Errorf("%s by dry run in %s: %v", who, ns, err)
 			}
-			return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "only tried out")
-		})
-		if _, err := there.Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
-			t.Errorf("%s by dry run: %v", who, err)
 		}
 	}
 	injector := l.as(t, mesh.ServerAccount(mesh.InjectorService)).Resource(pods)

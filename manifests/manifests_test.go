@@ -147,7 +147,15 @@ func TestNamespaces(t *testing.T) {
 	}
 	system := maps.Clone(restricted)
 	system[mesh.InjectionLabel] = "disabled"
-	want := map[string]map[string]string{mesh.SystemNamespace: system, mesh.SelfTestNamespace: restricted}
+	tested := maps.Clone(restricted)
+	tested[mesh.SelfTestLabel] = "true"
+	enabled, current := maps.Clone(tested), maps.Clone(tested)
+	enabled[mesh.InjectionLabel] = "enabled"
+	current[mesh.RevisionLabel] = mesh.DefaultRevision
+	want := map[string]map[string]string{
+		mesh.SystemNamespace: system, mesh.SelfTestNamespace: tested,
+		mesh.SelfTestEnabledNamespace: enabled, mesh.SelfTestRevisionNamespace(mesh.DefaultRevision): current,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -274,6 +282,7 @@ func TestRules(t *testing.T) {
 	for _, r := range all[*rbacv1.Role](t) {
 		add(strings.TrimPrefix(r.Namespace+" "+r.Name, " "), r.Rules)
 	}
+	tryOut := []string{"/pods[] create"} // by dry run: TestAPIServer
 	want := map[string][]string{
 		"cluster garrison-citadel": {
 			"authentication.k8s.io/tokenreviews[] create",
@@ -299,9 +308,9 @@ func TestRules(t *testing.T) {
 		"garrison-injector-overlays": {
 			"/configmaps[" + mesh.OverlaysConfigMap + "] list,watch",
 		},
-		mesh.SelfTestNamespace + " garrison-injector": {
-			"/pods[] create", // by dry run: TestAPIServer
-		},
+		mesh.SelfTestNamespace + " garrison-injector":                               tryOut,
+		mesh.SelfTestEnabledNamespace + " garrison-injector":                        tryOut,
+		mesh.SelfTestRevisionNamespace(mesh.DefaultRevision) + " garrison-injector": tryOut,
 		"garrison-injector": {
 			"/secrets[" + mesh.WorkloadSecret(mesh.ServerAccount(mesh.InjectorService)) + "] list,watch",
 			"coordination.k8s.io/leases[] create",

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,15 +53,16 @@ func (w word) tell() {
 	}
 }
 
-// selfTestPod is one that this revision is asked about in a namespace without opinion,
-// and has to inject whatever its policy is. It needs nothing that the restricted pod
-// security standard refuses: no istio-init.
-func selfTestPod(revision string) *corev1.Pod {
+// selfTestPod is one that the entry under test selects, and that this injector has to
+// inject whatever its policy is: what it makes of a pod that says nothing is no matter of
+// the webhook. It needs nothing that the restricted pod security standard refuses: no
+// istio-init.
+func selfTestPod(t inject.SelfTest) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:        "self-test",
-			Labels:      map[string]string{mesh.RevisionLabel: revision, mesh.InjectLabel: "true"},
-			Annotations: map[string]string{mesh.InterceptionMode: mesh.NoMode},
+			Name: "self-test", Namespace: t.Namespace, Labels: t.Labels,
+			// The word is an annotation because selectors go by labels.
+			Annotations: map[string]string{mesh.InterceptionMode: mesh.NoMode, mesh.InjectLabel: "true"},
 		},
 		Spec: corev1.PodSpec{
 			SecurityContext: &corev1.PodSecurityContext{
@@ -80,11 +82,17 @@ func selfTestPod(revision string) *corev1.Pod {
 
 func selfTest(api *cluster.API, revision string, log *slog.Logger, metrics prometheus.Registerer) func(context.Context) error {
 	return api.SelfTest(cluster.SelfTest{
-		Log: log, Metrics: metrics,
-		Pod: func() *corev1.Pod { return selfTestPod(revision) },
+		Revision: revision, Log: log, Metrics: metrics,
+		Trials: func(installed []admissionregistrationv1.MutatingWebhookConfiguration) []cluster.Trial {
+			var trials []cluster.Trial
+			for _, t := range inject.SelfTests(revision, installed) {
+				trials = append(trials, cluster.Trial{Webhook: t.Webhook, Entry: t.Entry, Pod: selfTestPod(t)})
+			}
+			return trials
+		},
 		Check: func(pod *corev1.Pod) error {
 			if !inject.FromPod(pod).Has() {
-				return errors.New("it has no sidecar: does the webhook select the namespace?")
+				return errors.New("it has no sidecar: does the entry select the namespace and the pod?")
 			}
 			if got := pod.Annotations[mesh.RevisionLabel]; got != revision {
 				return fmt.Errorf("revision %q made its sidecar, not %q", got, revision)

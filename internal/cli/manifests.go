@@ -27,7 +27,8 @@ func webhookManifest() *cobra.Command {
 		Short: "Print which pods the API server is to show to the injector",
 		Long: `Print the MutatingWebhookConfiguration by which the API server shows pods to the
 injector, and for a revision or tag the right of that revision's injector to write
-the object's caBundle.
+the object's caBundle, and the namespace where it tests, by dry run, whether the
+API server does as the object says.
 
 Without flags: the default installation, as it stands in the installed manifests.
 It gets the pods of namespaces with the label istio-injection=enabled or

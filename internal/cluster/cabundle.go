@@ -118,11 +118,16 @@ func newBundleLoop(a *API, k CABundleKeeper) (*bundleLoop, error) {
 	}
 	webhooks := admissioninformers.NewFilteredMutatingWebhookConfigurationInformer(a.Client, 0, cache.Indexers{},
 		func(o *metav1.ListOptions) {
-			o.LabelSelector = labels.Set{mesh.RevisionLabel: k.Revision, mesh.ManagedByLabel: mesh.ManagedBy}.String()
+			o.LabelSelector = webhookLabels(k.Revision)
 		})
 	b.webhooks = webhooks.GetIndexer()
 	b.heed(k.Changed, b.webhooks)
 	return b, b.watch(webhooks, b.enqueue)
+}
+
+// webhookLabels selects the configurations that a revision serves.
+func webhookLabels(revision string) string {
+	return labels.Set{mesh.RevisionLabel: revision, mesh.ManagedByLabel: mesh.ManagedBy}.String()
 }
 
 // keep puts the caBundles of one object right.

@@ -28,15 +28,17 @@
 //	                configmaps: create, list, watch, patch by name
 //	KeepCABundle    mutatingwebhookconfigurations (admissionregistration.k8s.io):
 //	                list, watch; patch by name
-//	SelfTest        pods: create, by dry run only
+//	SelfTest        mutatingwebhookconfigurations (admissionregistration.k8s.io): list
+//	                pods: create, by dry run only
 //	AuditPods       pods: list, watch
 //	                replicasets (apps): get
 //	                events: create
 //
 // "By name" means that resourceNames may limit the verbs up to the semicolon, list
 // and watch included: those watches select by metadata.name, and create where it is
-// server-side apply that creates. Lead, CreateOrRead, WatchSecret, WatchConfigMap and
-// SelfTest need their rights in one namespace, the others cluster-wide.
+// server-side apply that creates. Lead, CreateOrRead, WatchSecret and WatchConfigMap
+// need their rights in one namespace, SelfTest that to create pods in those that it is
+// given, the others cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
 // its log calls klog.SetSlogLogger, which is global and therefore not done here.

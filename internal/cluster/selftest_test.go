@@ -37,6 +37,13 @@ func testPod() *corev1.Pod {
 	}
 }
 
+// trial is a pod in a namespace, for an entry.
+func trial(webhook, entry, ns string) Trial {
+	pod := testPod()
+	pod.Namespace = ns
+	return Trial{Webhook: webhook, Entry: entry, Pod: pod}
+}
+
 var errNoSidecar = errors.New("no container istio-proxy")
 
 func hasSidecar(pod *corev1.Pod) error {
@@ -69,7 +76,7 @@ func TestSelfTest(t *testing.T) {
 		}
 		client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			create := action.(clienttesting.CreateActionImpl)
-			if diff := cmp.Diff([]string{metav1.DryRunAll}, create.CreateOptions.DryRun); diff != "" || create.GetNamespace() != "garrison-self-test" {
+			if diff := cmp.Diff([]string{metav1.DryRunAll}, create.CreateOptions.DryRun); diff != "" || create.GetNamespace() != "here" {
 				t.Errorf("in %s, dry run %s", create.GetNamespace(), diff)
 			}
 			mu.Lock()
@@ -84,17 +91,20 @@ func TestSelfTest(t *testing.T) {
 		var lines bytes.Buffer
 		metrics := prometheus.NewRegistry()
 		stop := run(t, (&API{Client: client}).SelfTest(SelfTest{
-			Pod: testPod, Check: hasSidecar, Log: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: metrics,
+			Trials: func([]registrationv1.MutatingWebhookConfiguration) []Trial {
+				return []Trial{trial("hook", "first", "here")}
+			},
+			Check: hasSidecar, Log: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: metrics,
 		}))
 		expect := func(passing float64, passed time.Time) {
 			t.Helper()
 			want := fmt.Sprintf(`
-# HELP injector_self_test 1 if the API server, when last asked, gave the sidecar to a pod sent by dry run, else 0.
+# HELP injector_self_test 1 if the API server, when last asked, gave the sidecar to a pod sent by dry run that this entry of the webhook selects, else 0.
 # TYPE injector_self_test gauge
-injector_self_test %v
+injector_self_test{entry="first",webhook="hook"} %v
 # HELP injector_self_test_passed_seconds When that was last so, in seconds since 1970; 0 if never.
 # TYPE injector_self_test_passed_seconds gauge
-injector_self_test_passed_seconds %v
+injector_self_test_passed_seconds{entry="first",webhook="hook"} %v
 `, passing, float64(max(passed.Unix(), 0)))
 			if err := testutil.GatherAndCompare(metrics, strings.NewReader(want)); err != nil {
 				t.Error(err)
@@ -131,15 +141,113 @@ injector_self_test_passed_seconds %v
 	})
 }
 
+// TestSelfTestEntries holds that each entry has its own result, by its name in metrics and
+// log, that entries come and go with the configurations of the revision, and that nothing
+// passes while those cannot be read.
+func TestSelfTestEntries(t *testing.T) {
+	client := fake.NewClientset()
+	hooks := client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	install := func(name, revision string, entries ...string) {
+		t.Helper()
+		c := &registrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{"istio.io/rev": revision, "app.kubernetes.io/managed-by": "garrison"},
+		}}
+		for _, e := range entries {
+			c.Webhooks = append(c.Webhooks, registrationv1.MutatingWebhook{Name: e})
+		}
+		if _, err := hooks.Create(t.Context(), c, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken, unreadable := map[string]bool{}, false
+	client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		pod := action.(clienttesting.CreateActionImpl).Object.(*corev1.Pod).DeepCopy()
+		if !broken[pod.Namespace] {
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "istio-proxy"})
+		}
+		return true, pod, nil
+	})
+	client.PrependReactor("list", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return unreadable, nil, apierrors.NewTooManyRequestsError("later")
+	})
+	var lines bytes.Buffer
+	metrics := prometheus.NewRegistry()
+	part := (&API{Client: client}).SelfTest(SelfTest{
+		Revision: "canary", Check: hasSidecar, Log: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: metrics,
+		Trials: func(installed []registrationv1.MutatingWebhookConfiguration) (all []Trial) {
+			for _, c := range installed {
+				for _, e := range c.Webhooks {
+					all = append(all, trial(c.Name, e.Name, c.Name+"-"+e.Name))
+				}
+			}
+			return all
+		},
+	})
+	synctest.Test(t, func(t *testing.T) {
+		stop := run(t, part)
+		expect := func(results map[string]float64, logged ...string) {
+			t.Helper()
+			later(11 * time.Minute)
+			got := map[string]float64{}
+			families, err := metrics.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					if f.GetName() == "injector_self_test" {
+						got[m.GetLabel()[1].GetValue()+"/"+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+					}
+				}
+			}
+			if diff := cmp.Diff(results, got); diff != "" {
+				t.Error(diff)
+			}
+			var said []string
+			for line := range strings.Lines(lines.String()) {
+				_, line, _ = strings.Cut(strings.TrimSpace(line), "msg=")
+				said = append(said, line)
+			}
+			lines.Reset()
+			if diff := cmp.Diff(logged, said); diff != "" {
+				t.Error(diff)
+			}
+		}
+		expect(map[string]float64{})
+		install("hook", "canary", "a", "b")
+		install("other", "default", "a")
+		expect(map[string]float64{"hook/a": 1, "hook/b": 1}, `"self-test passed" entries=2`)
+		broken["hook-b"] = true
+		expect(map[string]float64{"hook/a": 1, "hook/b": 0},
+			`"self-test failed" webhook=hook entry=b namespace=hook-b err="the pod came back otherwise than it should: no container istio-proxy"`)
+		install("tag", "canary", "a")
+		expect(map[string]float64{"hook/a": 1, "hook/b": 0, "tag/a": 1})
+		broken["hook-b"] = false
+		expect(map[string]float64{"hook/a": 1, "hook/b": 1, "tag/a": 1}, `"self-test passed" entries=3`)
+		unreadable = true
+		const why = `err="the webhook configurations cannot be read: Too many requests: later"`
+		expect(map[string]float64{"hook/a": 0, "hook/b": 0, "tag/a": 0},
+			`"self-test failed" webhook=hook entry=a namespace=hook-a `+why, `"self-test failed" webhook=hook entry=b namespace=hook-b `+why,
+			`"self-test failed" webhook=tag entry=a namespace=tag-a `+why)
+		unreadable = false
+		if err := hooks.Delete(t.Context(), "hook", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		expect(map[string]float64{"tag/a": 1}, `"self-test passed" entries=1`)
+		stop()
+	})
+}
+
 // What can be in its way, as a real API server says it, and what it is then told.
 func testSelfTest(t *testing.T, l lab) {
 	const ns = "self-test"
 	api := l.as(t, allow("", "events", "create"))
-	test := SelfTest{Namespace: ns, Pod: testPod, Check: hasSidecar}
+	only := trial(ns, "self-test.example.com", ns)
+	test := SelfTest{Check: hasSidecar, Trials: func([]registrationv1.MutatingWebhookConfiguration) []Trial { return []Trial{only} }}
 	expect := func(want string) {
 		t.Helper()
 		within(t, 20*time.Second, func() error {
-			err := api.testOnce(t.Context(), test)
+			err := api.try(t.Context(), only.Pod, hasSidecar)
 			if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
 				return fmt.Errorf("got %w, want %s", err, want)
 			}
@@ -207,6 +315,7 @@ func testSelfTest(t *testing.T, l lab) {
 	if left, err := l.admin.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) != 0 {
 		t.Errorf("%d pods made, %v", len(left.Items), err)
 	}
+	l.also(t, allow("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "list"))
 	metrics := prometheus.NewRegistry()
 	test.Metrics, test.Log = metrics, logger(t)
 	run(t, api.SelfTest(test))

@@ -61,14 +61,14 @@ func (w Webhook) Configuration() (*admissionregistrationv1.MutatingWebhookConfig
 
 // Objects renders all that is to be applied, in this order: the configuration, and
 // before it, unless it is the default installation's, the right of the revision's
-// injector to write that one object's caBundle.
+// injector to write that one object's caBundle, and where it tests the entries.
 func (w Webhook) Objects() ([]runtime.Object, error) {
 	w, err := w.checked()
 	if err != nil {
 		return nil, err
 	}
 	if w.name() == mesh.InjectorWebhook {
-		return []runtime.Object{w.configuration()}, nil // manifests/base/injector.yaml gives the right
+		return []runtime.Object{w.configuration()}, nil // the rest is in manifests/base
 	}
 	meta := metav1.ObjectMeta{Name: "garrison-" + w.name(), Labels: w.labels()}
 	role := &rbacv1.ClusterRole{
@@ -85,9 +85,15 @@ func (w Webhook) Objects() ([]runtime.Object, error) {
 		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRoleBinding"},
 		ObjectMeta: meta,
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: meta.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: mesh.ServerAccount(w.Service()), Namespace: mesh.SystemNamespace}},
+		Subjects:   w.subjects(),
 	}
-	return []runtime.Object{role, binding, w.configuration()}, nil
+	objects := append([]runtime.Object{role, binding}, w.selfTestObjects()...)
+	return append(objects, w.configuration()), nil
+}
+
+// subjects is the account of the injector that serves.
+func (w Webhook) subjects() []rbacv1.Subject {
+	return []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: mesh.ServerAccount(w.Service()), Namespace: mesh.SystemNamespace}}
 }
 
 // checked returns the webhook with one spelling of the default revision.
@@ -174,25 +180,34 @@ func (w Webhook) configuration() *admissionregistrationv1.MutatingWebhookConfigu
 	}
 }
 
+// The entries, by what precedes mesh.InjectorWebhookSuffix in their names.
+const (
+	namespaceEntry    = "namespace."
+	objectEntry       = "object."
+	revNamespaceEntry = "rev.namespace."
+	revObjectEntry    = "rev.object."
+	autoEntry         = "auto."
+)
+
 func (w Webhook) entries() []admissionregistrationv1.MutatingWebhook {
 	system := notIn(corev1.LabelMetadataName, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, mesh.SystemNamespace)
 	notOut := notIn(mesh.InjectLabel, "false")
 	var all []admissionregistrationv1.MutatingWebhook
 	if w.isDefault() {
 		all = append(all,
-			w.entry("namespace.", requirements{in(mesh.InjectionLabel, "enabled"), system}, requirements{notOut}),
-			w.entry("object.", requirements{absent(mesh.InjectionLabel), absent(mesh.RevisionLabel), system},
+			w.entry(namespaceEntry, requirements{in(mesh.InjectionLabel, "enabled"), system}, requirements{notOut}),
+			w.entry(objectEntry, requirements{absent(mesh.InjectionLabel), absent(mesh.RevisionLabel), system},
 				requirements{in(mesh.InjectLabel, "true"), absent(mesh.RevisionLabel)}),
 		)
 	}
 	all = append(all,
-		w.entry("rev.namespace.", requirements{in(mesh.RevisionLabel, w.word()), absent(mesh.InjectionLabel), system}, requirements{notOut}),
-		w.entry("rev.object.", requirements{absent(mesh.RevisionLabel), absent(mesh.InjectionLabel), system},
+		w.entry(revNamespaceEntry, requirements{in(mesh.RevisionLabel, w.word()), absent(mesh.InjectionLabel), system}, requirements{notOut}),
+		w.entry(revObjectEntry, requirements{absent(mesh.RevisionLabel), absent(mesh.InjectionLabel), system},
 			requirements{notOut, in(mesh.RevisionLabel, w.word())}),
 	)
 	if w.NamespacesByDefault {
 		system.Values = append(system.Values, "local-path-storage") // whose pods others need for their volumes
-		all = append(all, w.entry("auto.", requirements{absent(mesh.InjectionLabel), absent(mesh.RevisionLabel), system},
+		all = append(all, w.entry(autoEntry, requirements{absent(mesh.InjectionLabel), absent(mesh.RevisionLabel), system},
 			requirements{absent(mesh.InjectLabel), absent(mesh.RevisionLabel)}))
 	}
 	return all

@@ -111,8 +111,8 @@ func TestWebhookRefuses(t *testing.T) {
 	}
 }
 
-// A revision's injector gets the right to patch that one object; the default's has
-// it from its installation.
+// A revision's injector gets the right to patch that one object, and to try out pods
+// where it tests; the default's has them from its installation.
 func TestWebhookRights(t *testing.T) {
 	for w, account := range map[Webhook]string{
 		{Revision: "canary"}:                 "istio-sidecar-injector-canary-service-account",
@@ -150,6 +150,19 @@ func TestWebhookRights(t *testing.T) {
 		}
 		if !cmp.Equal(role.Labels, want.Labels) || !cmp.Equal(binding.Labels, want.Labels) {
 			t.Errorf("%+v: labels %v, %v", w, role.Labels, binding.Labels)
+		}
+		for _, o := range objects[2 : len(objects)-1] {
+			switch o := o.(type) {
+			case *rbacv1.Role:
+				rules := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"create"}}}
+				if diff := cmp.Diff(rules, o.Rules); diff != "" {
+					t.Errorf("%+v in %s: %s", w, o.Namespace, diff)
+				}
+			case *rbacv1.RoleBinding:
+				if diff := cmp.Diff(subjects, o.Subjects); diff != "" || o.RoleRef.Name != role.Name || o.RoleRef.Kind != "Role" {
+					t.Errorf("%+v in %s: %+v %s", w, o.Namespace, o.RoleRef, diff)
+				}
+			}
 		}
 	}
 }

@@ -19,12 +19,20 @@ const (
 	OverlaysConfigMap = "garrison-injector-overlays"
 
 	// SelfTestNamespace holds nothing: the injector asks the API server what would
-	// become of a pod in it.
-	SelfTestNamespace = "garrison-self-test"
+	// become of a pod in it. So do SelfTestEnabledNamespace, which is labelled
+	// istio-injection=enabled, and those of [SelfTestRevisionNamespace]. All of them
+	// carry SelfTestLabel.
+	SelfTestNamespace        = "garrison-self-test"
+	SelfTestEnabledNamespace = "garrison-self-test-enabled"
+	SelfTestLabel            = "garrison.io/self-test"
 
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )
+
+// SelfTestRevisionNamespace returns the name of the namespace for the self-test that is
+// labelled istio.io/rev with a revision or tag.
+func SelfTestRevisionNamespace(word string) string { return SelfTestNamespace + "-rev-" + word }
 
 // Leases of the replicas that write, in [SystemNamespace]. The RBAC rules of the
 // manifests name them.
