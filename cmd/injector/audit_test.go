@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/garrison-mesh/garrison/internal/inject"
@@ -28,6 +30,12 @@ func TestSelfTestPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			namespaces := baseNamespaces(t)
+			// Who may try out pods, and where: by the base, by hack/revision, and by what is
+			// rendered with a webhook.
+			may := map[[2]string]bool{{"canary", mesh.SelfTestNamespace}: true}
+			for ns := range namespaces {
+				may[[2]string{mesh.DefaultRevision, ns}] = true
+			}
 			var configs []admissionregistrationv1.MutatingWebhookConfiguration
 			for _, w := range installed {
 				objects, err := w.Objects()
@@ -38,6 +46,10 @@ func TestSelfTestPod(t *testing.T) {
 					switch o := o.(type) {
 					case *corev1.Namespace:
 						namespaces[o.Name] = o.Labels
+					case *rbacv1.RoleBinding:
+						if o.Subjects[0].Name == mesh.ServerAccount(w.Service()) {
+							may[[2]string{cmp.Or(w.Revision, mesh.DefaultRevision), o.Namespace}] = true
+						}
 					case *admissionregistrationv1.MutatingWebhookConfiguration:
 						configs = append(configs, *o)
 					}
@@ -53,8 +65,8 @@ func TestSelfTestPod(t *testing.T) {
 				}
 				for _, test := range inject.SelfTests(revision, own) {
 					labels, made := namespaces[test.Namespace]
-					if !made {
-						t.Errorf("%s of %s: nobody makes namespace %s", test.Entry, test.Webhook, test.Namespace)
+					if !made || !may[[2]string{revision, test.Namespace}] {
+						t.Errorf("%s of %s: namespace %s is made: %v; or revision %s may try out no pods there", test.Entry, test.Webhook, test.Namespace, made, revision)
 					}
 					ns := mesh.Namespace{Name: test.Namespace, Labels: labels}
 					pod := selfTestPod(test)

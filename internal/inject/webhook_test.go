@@ -106,6 +106,9 @@ func TestWebhookRefuses(t *testing.T) {
 			t.Errorf("%+v: %v, %v\nwant %s", w, got, err, want)
 		}
 	}
+	if got := mesh.SelfTestRevisionNamespace(long[:40]); len(got) > 63 {
+		t.Errorf("the longest namespace has %d characters: %s", len(got), got)
+	}
 	if got := configuration(t, Webhook{Revision: long[:40]}).Webhooks[0].ClientConfig.Service.Name; len(got) != 63 {
 		t.Errorf("the longest Service name has %d characters: %s", len(got), got)
 	}
