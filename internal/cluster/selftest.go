@@ -105,11 +105,11 @@ func (s *selfTester) run(ctx context.Context) error {
 // test tries each pod once. The errors, nil or not, are those of the trials.
 func (s *selfTester) test(ctx context.Context) []error {
 	installed, err := s.api.webhooksOf(ctx, s.Revision)
-	before := s.trials
 	if err == nil {
+		before := s.trials
 		s.trials = s.Trials(installed)
+		s.forget(before)
 	}
-	s.forget(before)
 	errs := make([]error, len(s.trials))
 	for i, trial := range s.trials {
 		errs[i] = err
