@@ -44,24 +44,9 @@ type Trial struct {
 // pass, then again and again. The results are in metrics, by entry, and in the log when
 // they change.
 func (a *API) SelfTest(t SelfTest) func(context.Context) error {
-	t.Revision = cmp.Or(t.Revision, mesh.DefaultRevision)
-	if t.Every <= 0 {
-		t.Every = 10 * time.Minute
-	}
-	t.Log = orDiscard(t.Log)
 	return func(ctx context.Context) error {
-		s := selfTester{SelfTest: t, api: a, trials: t.Trials(nil), failing: map[webhookEntry]string{}}
-		var err error
-		if s.passing, err = registered(t.Metrics, prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "injector_self_test",
-			Help: "1 if the API server, when last asked, gave the sidecar to a pod sent by dry run that this entry of the webhook selects, else 0.",
-		}, []string{"webhook", "entry"})); err != nil {
-			return err
-		}
-		if s.passed, err = registered(t.Metrics, prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "injector_self_test_passed_seconds",
-			Help: "When that was last so, in seconds since 1970; 0 if never.",
-		}, []string{"webhook", "entry"})); err != nil {
+		s, err := newSelfTester(a, t)
+		if err != nil {
 			return err
 		}
 		return s.run(ctx)
@@ -78,6 +63,27 @@ type selfTester struct {
 	trials          []Trial                 // those of the configurations last seen
 	failing         map[webhookEntry]string // and why, as it was logged
 	said            bool                    // that all pass
+}
+
+func newSelfTester(a *API, t SelfTest) (*selfTester, error) {
+	t.Revision = cmp.Or(t.Revision, mesh.DefaultRevision)
+	if t.Every <= 0 {
+		t.Every = 10 * time.Minute
+	}
+	t.Log = orDiscard(t.Log)
+	s := &selfTester{SelfTest: t, api: a, trials: t.Trials(nil), failing: map[webhookEntry]string{}}
+	var err error
+	if s.passing, err = registered(t.Metrics, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "injector_self_test",
+		Help: "1 if the API server, when last asked, gave the sidecar to a pod sent by dry run that this entry of the webhook selects, else 0.",
+	}, []string{"webhook", "entry"})); err != nil {
+		return nil, err
+	}
+	s.passed, err = registered(t.Metrics, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "injector_self_test_passed_seconds",
+		Help: "When that was last so, in seconds since 1970; 0 if never.",
+	}, []string{"webhook", "entry"}))
+	return s, err
 }
 
 func (s *selfTester) run(ctx context.Context) error {

@@ -172,7 +172,7 @@ func TestSelfTestEntries(t *testing.T) {
 	})
 	var lines bytes.Buffer
 	metrics := prometheus.NewRegistry()
-	part := (&API{Client: client}).SelfTest(SelfTest{
+	s, err := newSelfTester(&API{Client: client}, SelfTest{
 		Revision: "canary", Check: hasSidecar, Log: slog.New(slog.NewTextHandler(&lines, nil)), Metrics: metrics,
 		Trials: func(installed []registrationv1.MutatingWebhookConfiguration) (all []Trial) {
 			for _, c := range installed {
@@ -183,59 +183,58 @@ func TestSelfTestEntries(t *testing.T) {
 			return all
 		},
 	})
-	synctest.Test(t, func(t *testing.T) {
-		stop := run(t, part)
-		expect := func(results map[string]float64, logged ...string) {
-			t.Helper()
-			later(11 * time.Minute)
-			got := map[string]float64{}
-			families, err := metrics.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range families {
-				for _, m := range f.GetMetric() {
-					if f.GetName() == "injector_self_test" {
-						got[m.GetLabel()[1].GetValue()+"/"+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
-					}
-				}
-			}
-			if diff := cmp.Diff(results, got); diff != "" {
-				t.Error(diff)
-			}
-			var said []string
-			for line := range strings.Lines(lines.String()) {
-				_, line, _ = strings.Cut(strings.TrimSpace(line), "msg=")
-				said = append(said, line)
-			}
-			lines.Reset()
-			if diff := cmp.Diff(logged, said); diff != "" {
-				t.Error(diff)
-			}
-		}
-		expect(map[string]float64{})
-		install("hook", "canary", "a", "b")
-		install("other", "default", "a")
-		expect(map[string]float64{"hook/a": 1, "hook/b": 1}, `"self-test passed" entries=2`)
-		broken["hook-b"] = true
-		expect(map[string]float64{"hook/a": 1, "hook/b": 0},
-			`"self-test failed" webhook=hook entry=b namespace=hook-b err="the pod came back otherwise than it should: no container istio-proxy"`)
-		install("tag", "canary", "a")
-		expect(map[string]float64{"hook/a": 1, "hook/b": 0, "tag/a": 1})
-		broken["hook-b"] = false
-		expect(map[string]float64{"hook/a": 1, "hook/b": 1, "tag/a": 1}, `"self-test passed" entries=3`)
-		unreadable = true
-		const why = `err="the webhook configurations cannot be read: Too many requests: later"`
-		expect(map[string]float64{"hook/a": 0, "hook/b": 0, "tag/a": 0},
-			`"self-test failed" webhook=hook entry=a namespace=hook-a `+why, `"self-test failed" webhook=hook entry=b namespace=hook-b `+why,
-			`"self-test failed" webhook=tag entry=a namespace=tag-a `+why)
-		unreadable = false
-		if err := hooks.Delete(t.Context(), "hook", metav1.DeleteOptions{}); err != nil {
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(results map[string]float64, logged ...string) {
+		t.Helper()
+		s.report(t.Context(), s.test(t.Context()))
+		got := map[string]float64{}
+		families, err := metrics.Gather()
+		if err != nil {
 			t.Fatal(err)
 		}
-		expect(map[string]float64{"tag/a": 1}, `"self-test passed" entries=1`)
-		stop()
-	})
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "injector_self_test" {
+					got[m.GetLabel()[1].GetValue()+"/"+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+				}
+			}
+		}
+		if diff := cmp.Diff(results, got); diff != "" {
+			t.Error(diff)
+		}
+		var said []string
+		for line := range strings.Lines(lines.String()) {
+			_, line, _ = strings.Cut(strings.TrimSpace(line), "msg=")
+			said = append(said, line)
+		}
+		lines.Reset()
+		if diff := cmp.Diff(logged, said); diff != "" {
+			t.Error(diff)
+		}
+	}
+	expect(map[string]float64{})
+	install("hook", "canary", "a", "b")
+	install("other", "default", "a")
+	expect(map[string]float64{"hook/a": 1, "hook/b": 1}, `"self-test passed" entries=2`)
+	broken["hook-b"] = true
+	expect(map[string]float64{"hook/a": 1, "hook/b": 0},
+		`"self-test failed" webhook=hook entry=b namespace=hook-b err="the pod came back otherwise than it should: no container istio-proxy"`)
+	install("tag", "canary", "a")
+	expect(map[string]float64{"hook/a": 1, "hook/b": 0, "tag/a": 1})
+	broken["hook-b"] = false
+	expect(map[string]float64{"hook/a": 1, "hook/b": 1, "tag/a": 1}, `"self-test passed" entries=3`)
+	unreadable = true
+	const why = `err="the webhook configurations cannot be read: Too many requests: later"`
+	expect(map[string]float64{"hook/a": 0, "hook/b": 0, "tag/a": 0},
+		`"self-test failed" webhook=hook entry=a namespace=hook-a `+why, `"self-test failed" webhook=hook entry=b namespace=hook-b `+why,
+		`"self-test failed" webhook=tag entry=a namespace=tag-a `+why)
+	unreadable = false
+	if err := hooks.Delete(t.Context(), "hook", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(map[string]float64{"tag/a": 1}, `"self-test passed" entries=1`)
 }
 
 // What can be in its way, as a real API server says it, and what it is then told.
