@@ -1,0 +1,426 @@
+package ledger
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are the settings of a log. Zero values mean defaults.
+type Options struct {
+	Replica string        // names the writer, unlike all others; required
+	Key     crypto.Signer // signs checkpoints: Ed25519 or P-256, and not the CA's; required
+
+	Every    uint64        // entries after which there is a checkpoint; 0: 1000
+	Interval time.Duration // after which there is one if there is news; 0: 10 s
+	Stall    time.Duration // how long a write may take before the log counts as unwritable; 0: 2 s
+
+	MaxFile int64 // of a directory: bytes after which another file is begun; 0: 64 MiB
+	NoSync  bool  // of a directory: do not wait until the disk has what was written
+
+	Log *slog.Logger // nil: no log
+}
+
+// Why nothing can be appended, beside what a write returned.
+var (
+	ErrStalled = errors.New("a write does not end")
+	ErrClosed  = errors.New("closed")
+)
+
+// Log is an append-only log of one replica. Its methods may be called at the same time.
+//
+// What could not be written whole is never part of the chain: callers get an error, and
+// the first record that can be written again says which broken lines stand before it.
+// An entry whose Append returned an error may be in the log all the same, where the
+// write was whole and its confirmation was lost: there may be more in the log than was
+// handed out, never less.
+type Log struct {
+	o      Options
+	signer signer
+	run    string
+	out    destination
+
+	mu    sync.Mutex
+	queue []*pending
+	spare []*pending // the other queue, empty
+
+	turn  chan struct{} // holds one while somebody writes, who owns the fields below
+	began atomic.Int64  // when a write began, after birth, in nanoseconds; 0: none is under way
+	birth time.Time
+
+	opened  bool
+	closed  bool
+	seq     uint64 // of the last record
+	head    Hash
+	signed  uint64 // the last record that a checkpoint is about
+	newline bool   // the last line lacks its end
+	torn    []Hash // of broken lines since the last record
+	buffer  []byte
+	lines   []written
+
+	due    chan struct{} // holds one when a checkpoint is due by number
+	err    atomic.Pointer[error]
+	newest atomic.Pointer[Checkpoint]
+}
+
+// destination is what a log writes to.
+type destination interface {
+	io.Writer
+	// begin prepares for the record of that number, and reports whether it comes first in a file.
+	begin(seq uint64) bool
+	// commit makes what was written last.
+	commit() error
+	io.Closer
+}
+
+// stream is a destination that is what it is, such as standard output.
+type stream struct{ io.Writer }
+
+func (stream) begin(uint64) bool { return false }
+func (stream) commit() error     { return nil }
+func (stream) Close() error      { return nil }
+
+// pending is an entry on its way.
+type pending struct {
+	entry Entry
+	done  bool
+	err   error
+}
+
+// written is where in the buffer a record ends, its line's end included.
+type written struct {
+	end  int
+	hash Hash
+}
+
+// New returns a log that begins a new chain on w, to which each Write goes whole. Where
+// w cannot be written to yet, [Log.Ready] says so.
+func New(w io.Writer, o Options) (*Log, error) {
+	l, err := newLog(stream{w}, o)
+	if err != nil {
+		return nil, err
+	}
+	l.probe()
+	return l, nil
+}
+
+func newLog(out destination, o Options) (*Log, error) {
+	if err := checkReplica(o.Replica); err != nil {
+		return nil, err
+	}
+	s, err := newSigner(o.Key)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint key: %w", err)
+	}
+	if o.Every == 0 {
+		o.Every = 1000
+	}
+	if o.Interval <= 0 {
+		o.Interval = 10 * time.Second
+	}
+	if o.Stall <= 0 {
+		o.Stall = 2 * time.Second
+	}
+	if o.MaxFile <= 0 {
+		o.MaxFile = 64 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Log{
+		o: o, signer: s, run: rand.Text()[:16], out: out, birth: time.Now(),
+		turn: make(chan struct{}, 1), due: make(chan struct{}, 1),
+	}, nil
+}
+
+// checkReplica refuses names that cannot be part of a file's.
+func checkReplica(name string) error {
+	if name == "" || len(name) > 253 || name[0] == '.' {
+		return fmt.Errorf("replica %q: no name for a log", name)
+	}
+	for _, c := range []byte(name) {
+		if c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return fmt.Errorf("replica %q: want letters, digits, dots, dashes", name)
+		}
+	}
+	return nil
+}
+
+// Append puts an entry into the log and returns when it is there. An error means that
+// nothing may be handed out. Of callers at the same time one writes for all.
+func (l *Log) Append(e Entry) error {
+	p := &pending{entry: e.kept(time.Now())}
+	l.mu.Lock()
+	l.queue = append(l.queue, p)
+	l.mu.Unlock()
+	if !l.acquire() {
+		l.mu.Lock()
+		if i := slices.Index(l.queue, p); i >= 0 {
+			l.queue = slices.Delete(l.queue, i, i+1)
+		}
+		l.mu.Unlock()
+		return fmt.Errorf("issuance log: %w", ErrStalled)
+	}
+	if !p.done {
+		l.mu.Lock()
+		batch := l.queue
+		l.queue, l.spare = l.spare, nil
+		l.mu.Unlock()
+		l.write(batch)
+		clear(batch)
+		l.mu.Lock()
+		l.spare = batch[:0]
+		l.mu.Unlock()
+	}
+	l.release()
+	if p.err != nil {
+		return fmt.Errorf("issuance log: %w", p.err)
+	}
+	return nil
+}
+
+// acquire waits for its turn to write, not longer than a write may take.
+func (l *Log) acquire() bool {
+	select {
+	case l.turn <- struct{}{}:
+		return true
+	default:
+	}
+	if l.stalled() {
+		return false
+	}
+	timer := time.NewTimer(l.o.Stall)
+	defer timer.Stop()
+	select {
+	case l.turn <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+func (l *Log) release() { <-l.turn }
+
+func (l *Log) stalled() bool {
+	began := l.began.Load()
+	return began != 0 && time.Since(l.birth)-time.Duration(began) > l.o.Stall
+}
+
+// Ready reports why nothing can be appended.
+func (l *Log) Ready() error {
+	if l.stalled() {
+		return fmt.Errorf("issuance log: %w", ErrStalled)
+	}
+	if err := l.err.Load(); err != nil {
+		return fmt.Errorf("issuance log: %w", *err)
+	}
+	return nil
+}
+
+// write appends the batch, after what the log has to say first. It has the turn.
+func (l *Log) write(batch []*pending) {
+	if l.closed {
+		conclude(batch, ErrClosed)
+		return
+	}
+	l.prepare()
+	for _, p := range batch {
+		l.add(&Record{Entry: p.entry})
+	}
+	err := l.flush()
+	conclude(batch, err)
+	if l.seq-l.signed >= l.o.Every {
+		select {
+		case l.due <- struct{}{}:
+		default: // it knows
+		}
+	}
+}
+
+// conclude tells those who wait. Where a write was cut short, that is all of them: what
+// of it may be believed is not worth guessing.
+func conclude(batch []*pending, err error) {
+	for _, p := range batch {
+		p.done, p.err = true, err
+	}
+}
+
+// prepare fills the buffer with what must come before any entry: the end of a broken
+// line, and an opening or a resumption where one is due.
+func (l *Log) prepare() {
+	l.buffer, l.lines = l.buffer[:0], l.lines[:0]
+	if l.newline {
+		l.buffer = append(l.buffer, '\n')
+	}
+	own := Record{Entry: Entry{Time: time.Now()}, Replica: l.o.Replica, Torn: l.torn}
+	switch first := l.err.Load() == nil && l.out.begin(l.seq+1); {
+	case first || !l.opened:
+		own.Event, own.PublicKey = opened, l.signer.public
+	case l.err.Load() != nil:
+		own.Event = resumed
+	default:
+		return
+	}
+	l.add(&own)
+}
+
+// add encodes a record as the next one, into the buffer.
+func (l *Log) add(r *Record) {
+	r.Run, r.Seq, r.Prev = l.run, l.seq+uint64(len(l.lines))+1, l.head
+	if n := len(l.lines); n > 0 {
+		r.Prev = l.lines[n-1].hash
+	}
+	l.buffer = append(r.appendTo(l.buffer), '\n')
+	l.lines = append(l.lines, written{len(l.buffer), r.Hash})
+}
+
+// flush writes the buffer in one call and takes note of how far that came.
+func (l *Log) flush() error {
+	l.began.Store(int64(max(time.Since(l.birth), 1)))
+	n, err := l.out.Write(l.buffer)
+	if err == nil && n < len(l.buffer) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = l.out.commit()
+	}
+	l.began.Store(0)
+	l.account(n)
+	before := l.err.Load()
+	switch {
+	case err != nil && before == nil:
+		l.o.Log.Error("issuance log became unwritable; nothing is issued", "err", err)
+	case err == nil && before != nil:
+		l.o.Log.Info("issuance log became writable again")
+	}
+	if l.err.Store(nil); err != nil {
+		l.err.Store(&err)
+	}
+	return err
+}
+
+// account takes note of the first n bytes of the buffer as written. Records that are
+// whole but for their line's end are in the chain: the end will follow.
+func (l *Log) account(n int) {
+	whole := 0
+	if l.newline && n > 0 {
+		l.newline, whole = false, 1
+	}
+	for _, line := range l.lines {
+		if n < line.end-1 {
+			break
+		}
+		l.seq++
+		l.head, l.torn, l.opened = line.hash, nil, true
+		l.newline = n < line.end
+		whole = line.end
+	}
+	if n > whole {
+		l.newline = true
+		l.torn = append(l.torn, sha256.Sum256(l.buffer[whole:n]))
+	}
+}
+
+// probe finds out whether the log can be written to again. Without an entry it writes
+// only what is due anyway.
+func (l *Log) probe() {
+	if !l.acquire() {
+		return
+	}
+	defer l.release()
+	if !l.closed && (!l.opened || l.err.Load() != nil) {
+		l.write(nil)
+	}
+}
+
+// Newest returns the newest checkpoint, to be published.
+func (l *Log) Newest() (Checkpoint, bool) {
+	if c := l.newest.Load(); c != nil {
+		return *c, true
+	}
+	return Checkpoint{}, false
+}
+
+// Run makes checkpoints until ctx ends, and finds out when a log that could not be
+// written to can be again.
+func (l *Log) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var last time.Time
+	for {
+		byNumber := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.due:
+			byNumber = true
+		case <-tick.C:
+		}
+		l.probe()
+		if now := time.Now(); byNumber || now.Sub(last) >= l.o.Interval {
+			last = now
+			if err := l.checkpoint(); err != nil && l.err.Load() == nil {
+				l.o.Log.Error("made no checkpoint", "err", err)
+			}
+		}
+	}
+}
+
+// checkpoint signs the last record, in the log, and that signature's own record for
+// those outside, where there is news since the last one.
+func (l *Log) checkpoint() error {
+	if !l.acquire() {
+		return ErrStalled
+	}
+	defer l.release()
+	if err := l.err.Load(); err != nil {
+		return *err
+	}
+	if l.closed || l.signed == l.seq {
+		return nil
+	}
+	c := Checkpoint{Replica: l.o.Replica, Run: l.run, Seq: l.seq, Head: l.head, Time: time.Now().UTC().Round(0)}
+	signed, err := l.signer.sign(c)
+	if err != nil {
+		return err
+	}
+	l.buffer, l.lines = l.buffer[:0], l.lines[:0]
+	l.add(&Record{Entry: Entry{Time: c.Time, Event: checkpoint}, Replica: c.Replica, Signature: signed.Signature})
+	if err := l.flush(); err != nil {
+		return err
+	}
+	c.Seq, c.Head = l.seq, l.head
+	if signed, err = l.signer.sign(c); err != nil {
+		return err
+	}
+	l.signed = l.seq
+	l.newest.Store(&signed)
+	return nil
+}
+
+// Close makes the last checkpoint. Nothing can be appended afterwards.
+func (l *Log) Close() error {
+	l.probe()
+	err := l.checkpoint()
+	if !l.acquire() {
+		return fmt.Errorf("issuance log: %w", ErrStalled)
+	}
+	defer l.release()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	if err = errors.Join(err, l.out.Close()); err != nil {
+		return fmt.Errorf("issuance log: %w", err)
+	}
+	return nil
+}
