@@ -295,6 +295,7 @@ func TestRules(t *testing.T) {
 		"garrison-citadel": {
 			"coordination.k8s.io/leases[] create",
 			"coordination.k8s.io/leases[" + mesh.CitadelLease + "] get,update",
+			"/configmaps[" + mesh.IssuanceLogConfigMap + "] create,patch",
 		},
 		"cluster garrison-injector": {
 			"admissionregistration.k8s.io/mutatingwebhookconfigurations[] list,watch",

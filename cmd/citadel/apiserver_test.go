@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
@@ -92,6 +93,7 @@ func TestAPIServer(t *testing.T) {
 		if strings.Contains(r.stop(t), good) {
 			t.Errorf("%s logged a token", r.name)
 		}
+		l.expectRecord(t, r)
 	}
 }
 
@@ -152,6 +154,31 @@ func (l lab) root(t *testing.T) (root string) {
 	return root
 }
 
+// expectRecord holds the issuance log of a replica that has ended to the checkpoint that
+// it published last.
+func (l lab) expectRecord(t *testing.T, r replica) {
+	t.Helper()
+	published, err := l.CoreV1().ConfigMaps(mesh.SystemNamespace).Get(t.Context(), mesh.IssuanceLogConfigMap, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ledger.ParseCheckpoint([]byte(published.Data[r.name]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := ledger.NewVerifier(ledger.VerifyOptions{Published: []ledger.Checkpoint{c}})
+	if err == nil {
+		err = v.Read(r.name, bytes.NewReader(r.record.Bytes()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := v.Report()
+	if len(report.Breaks) > 0 || len(report.Chains) != 1 || report.Chains[0].Published != report.Chains[0].Last {
+		t.Errorf("%+v\n%s", report, r.record)
+	}
+}
+
 func (l lab) eventually(t *testing.T, what string, done func(context.Context) error) {
 	t.Helper()
 	eventually(t, what, done)
@@ -172,17 +199,18 @@ func eventually(t *testing.T, what string, done func(context.Context) error) {
 type replica struct {
 	name        string
 	grpc, admin string
+	record      *bytes.Buffer // its issuance log, to be read once it has stopped
 	stop        func(*testing.T) (log string)
 }
 
 func start(t *testing.T, kubeconfig, name string) replica {
 	t.Helper()
-	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t)}
+	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t), record: new(bytes.Buffer)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	ended := make(chan error, 1)
 	go func() { // stop, or at the latest the end of the test, waits for it
-		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--listen", r.grpc, "--admin", r.admin}, &log)
+		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--listen", r.grpc, "--admin", r.admin}, r.record, &log)
 	}()
 	r.stop = func(t *testing.T) string {
 		t.Helper()

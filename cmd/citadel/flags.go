@@ -32,6 +32,8 @@ type settings struct {
 	profile       bool
 	level         slog.Level
 	authority     ca.Options
+	issuanceLog   string // "stdout" or a directory
+	syncLog       bool
 }
 
 // errVersion is the answer to --version.
@@ -58,6 +60,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
 	f.DurationVar(&s.rootTTL, "root-ttl", ca.DefaultRootTTL, "lifetime of a root that is made because there is none")
 	f.BoolVar(&s.allNamespaces, "secrets-in-all-namespaces", false, "write Secrets for the service accounts of every namespace, not only of those with injection")
+	f.StringVar(&s.issuanceLog, "issuance-log", toStdout, "where the record of certificates and refusals goes: stdout, or a directory that outlives the process")
+	f.BoolVar(&s.syncLog, "issuance-log-sync", true, "issue only what the disk has on record; for a directory")
 	f.StringVar(&s.namespace, "namespace", mesh.SystemNamespace, "namespace that this process runs in (POD_NAMESPACE)")
 	f.StringVar(&s.pod, "pod-name", hostname, "name of this replica, unlike all others (POD_NAME)")
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "file that describes the cluster; the one it runs in without")
@@ -85,7 +89,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	}
 	for _, required := range [][2]string{
 		{"token-audience", s.audience}, {"cluster-domain", s.authority.ClusterDomain},
-		{"namespace", s.namespace}, {"pod-name", s.pod},
+		{"namespace", s.namespace}, {"pod-name", s.pod}, {"issuance-log", s.issuanceLog},
 	} {
 		if required[1] == "" {
 			errs = append(errs, fmt.Errorf("%s: empty", required[0]))

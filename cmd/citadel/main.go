@@ -13,16 +13,13 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
-	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
-	"github.com/garrison-mesh/garrison/internal/mesh"
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
@@ -33,7 +30,8 @@ func main() {
 	defer stop()
 	// client-go has one log for the process; what it says below a warning, we say better.
 	klog.SetSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	switch err := run(ctx, os.Args[1:], os.Stderr); {
+	signal.Ignore(syscall.SIGPIPE) // a record that nobody reads is an error, and not the end
+	switch err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
 	case errors.Is(err, errVersion):
 		fmt.Fprintln(os.Stdout, "citadel", version)
@@ -43,7 +41,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	s, err := parse(args, stderr)
 	if err != nil {
 		return err
@@ -53,24 +51,16 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	authority, err := openAuthority(ctx, api, s)
+	record, err := openRecord(ctx, api, recordOptions{settings: s, stdout: stdout, log: log})
 	if err != nil {
 		return err
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	service := ca.NewService(authority, authenticator(api.Tokens(s.audience, 0)),
-		ca.ServiceOptions{Log: log, Metrics: ca.NewMetrics(metrics, authority)})
-	serving := new(serve.Certificate)
+	running, err := process{api: api, settings: s, record: record, log: log, metrics: metrics}.parts(ctx)
+	if err != nil {
+		return err
+	}
 	log.Info("started", "version", version, "trust_domain", s.authority.TrustDomain.String())
-	return serve.All(ctx, serve.Parts{
-		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(serving, service)}.Run,
-		"admin": serve.Admin{Addr: s.admin, Metrics: metrics, Profile: s.profile, Ready: map[string]func() error{
-			"serving":   serving.Ready,
-			"authority": func() error { return authority.Ready(time.Now()) },
-		}}.Run,
-		"leader":              lead(api, authority, s, log, metrics),
-		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), setServing(serving, authority, log)),
-		"CA Secret":           api.WatchSecret(s.namespace, mesh.CASecret, replaceAuthority(authority, log)),
-	})
+	return record.close(serve.All(ctx, running))
 }

@@ -37,6 +37,7 @@ func TestAPIServer(t *testing.T) {
 		"caBundle, tags": testCABundleTags,
 		"secrets":        testSecrets,
 		"config maps":    testConfigMaps,
+		"publications":   testPublish,
 		"lease":          testLease,
 		"CreateOrRead":   testCreateOrRead,
 		"WatchSecret":    testWatchSecret,

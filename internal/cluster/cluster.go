@@ -26,6 +26,7 @@
 //	                events: create
 //	KeepConfigMaps  namespaces: list, watch
 //	                configmaps: create, list, watch, patch by name
+//	KeepPublished   configmaps: create, patch by name
 //	KeepCABundle    mutatingwebhookconfigurations (admissionregistration.k8s.io):
 //	                list, watch; patch by name
 //	SelfTest        mutatingwebhookconfigurations (admissionregistration.k8s.io): list
@@ -36,9 +37,9 @@
 //
 // "By name" means that resourceNames may limit the verbs up to the semicolon, list
 // and watch included: those watches select by metadata.name, and create where it is
-// server-side apply that creates. Lead, CreateOrRead, WatchSecret and WatchConfigMap
-// need their rights in one namespace, SelfTest that to create pods in those that it is
-// given, the others cluster-wide.
+// server-side apply that creates. Lead, CreateOrRead, WatchSecret, WatchConfigMap and
+// KeepPublished need their rights in one namespace, SelfTest that to create pods in those
+// that it is given, the others cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
 // its log calls klog.SetSlogLogger, which is global and therefore not done here.

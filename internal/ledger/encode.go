@@ -112,7 +112,12 @@ func appendString(b []byte, s string) []byte {
 		b = append(b, '\\', 'u', digits[u>>12], digits[u>>8&15], digits[u>>4&15], digits[u&15])
 	}
 	b = append(b, '"')
-	for i := 0; i < len(s); {
+	plain := 0 // up to where nothing needs to be escaped
+	for plain < len(s) && ' ' <= s[plain] && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+		plain++
+	}
+	b = append(b, s[:plain]...)
+	for i := plain; i < len(s); {
 		c := s[i]
 		if c < utf8.RuneSelf {
 			switch i++; {

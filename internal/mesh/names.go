@@ -26,6 +26,12 @@ const (
 	SelfTestEnabledNamespace = "garrison-self-test-enabled"
 	SelfTestLabel            = "garrison.io/self-test"
 
+	// IssuanceLogConfigMap holds the newest checkpoint of each replica's issuance log, and
+	// IssuanceLogSecret, under IssuanceLogKey, the key that signs them, which signs nothing else.
+	IssuanceLogConfigMap = "garrison-issuance-log"
+	IssuanceLogSecret    = "garrison-issuance-log-key"
+	IssuanceLogKey       = "key.pem"
+
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )

@@ -25,19 +25,20 @@ const module = "github.com/garrison-mesh/garrison/"
 var mayImport = map[string][]string{
 	"internal/identity":  {},
 	"internal/mesh":      {"internal/identity"},
+	"internal/ledger":    {},
 	"internal/serve":     {},
 	"internal/admission": {"internal/mesh", "internal/identity"},
 	"internal/cluster":   {"internal/mesh", "internal/identity"},
 	"internal/inject":    {"internal/admission", "internal/mesh", "internal/identity"},
-	"internal/ca":        {"internal/mesh", "internal/identity"},
+	"internal/ca":        {"internal/ledger", "internal/mesh", "internal/identity"},
 	"internal/agent":     {"internal/serve", "internal/mesh", "internal/identity"},
 	"internal/meshtest":  {"internal/mesh", "internal/identity"},
 
 	// The operator's commands show what the servers decide, so they may use them all.
-	"internal/cli": {"internal/inject", "internal/ca", "internal/agent", "internal/admission", "internal/cluster", "internal/mesh", "internal/identity"},
+	"internal/cli": {"internal/inject", "internal/ca", "internal/agent", "internal/admission", "internal/cluster", "internal/ledger", "internal/mesh", "internal/identity"},
 
 	"cmd/injector": {"internal/inject", "internal/admission", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
-	"cmd/citadel":  {"internal/ca", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
+	"cmd/citadel":  {"internal/ca", "internal/ledger", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
 	"cmd/agent":    {"internal/agent", "internal/serve", "internal/mesh", "internal/identity"},
 	"cmd/garrison": {"internal/cli"},
 }
@@ -45,6 +46,7 @@ var mayImport = map[string][]string{
 // never lists what a package must not reach, even through others.
 var never = []struct{ pkg, dep, why string }{
 	{"internal/identity", "k8s.io/", "identities are the standard library's business only"},
+	{"internal/ledger", "k8s.io/", "whoever checks a log must be able to without a cluster"},
 	{"internal/mesh", "k8s.io/", "names must be usable by the agent, which knows no Kubernetes API"},
 	{"internal/serve", "k8s.io/", "a server's life cycle has nothing to do with Kubernetes"},
 	{"internal/agent", "k8s.io/", "it runs in every pod and has no business with the API server"},
