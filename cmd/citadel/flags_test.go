@@ -28,7 +28,8 @@ func TestParseDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.listen != ":8060" || s.admin != ":15014" || s.audience != "istio-ca" || s.namespace != "istio-system" ||
-		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour || s.level != slog.LevelInfo {
+		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour || s.level != slog.LevelInfo ||
+		s.issuanceLog != toStdout || !s.syncLog {
 		t.Errorf("%+v", s)
 	}
 	if err := s.authority.Validate(); err != nil {
@@ -78,7 +79,7 @@ func TestParseRefuses(t *testing.T) {
 		}},
 		"short root":      {[]string{"--root-ttl=1000h"}, "", []string{"max-workload-cert-ttl 2160h0m0s: more than half of root-ttl 1000h0m0s", "secret-ttl 2160h0m0s: more than half"}},
 		"no lifetime":     {[]string{"--workload-cert-ttl=0", "--secret-ttl=-1h"}, "", []string{"workload-cert-ttl 0s: less than a minute", "secret-ttl -1h0m0s: less than a minute"}},
-		"empty":           {[]string{"--token-audience=", "--namespace="}, "", []string{"token-audience: empty", "namespace: empty"}},
+		"empty":           {[]string{"--token-audience=", "--namespace=", "--issuance-log="}, "", []string{"token-audience: empty", "namespace: empty", "issuance-log: empty"}},
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},

@@ -99,6 +99,7 @@ and 3 when a command that looks for something, such as drift, has found it.`,
 		injectCommand(env),
 		uninjectCommand(),
 		drift(env),
+		caCommand(env),
 		manifests(),
 		version(env),
 	)

@@ -18,7 +18,8 @@ var update = flag.Bool("update", false, "rewrite what the scripts in testdata co
 
 // TestScripts runs testdata: what a user types, and what comes of it. Beside
 // testscript's own verbs there is `garrison`, which runs the command in this process,
-// and may fail where the next line is `exits` with the code that it must end with.
+// and may fail where the next line is `exits` with the code that it must end with. Its
+// input is the file that the variable input names.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
@@ -28,8 +29,12 @@ func TestScripts(t *testing.T) {
 }
 
 func garrison(ts *testscript.TestScript, neg bool, args []string) {
+	input := ""
+	if name := ts.Getenv("input"); name != "" {
+		input = ts.ReadFile(name)
+	}
 	err := Run(context.Background(), Env{
-		In: strings.NewReader(""), Out: ts.Stdout(), Err: ts.Stderr(),
+		In: strings.NewReader(input), Out: ts.Stdout(), Err: ts.Stderr(),
 		Kubeconfig: ts.Getenv("KUBECONFIG"), Version: "v1.2.3",
 	}, args...)
 	if err != nil {

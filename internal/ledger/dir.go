@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// fileSuffix ends the names of files in a directory: replica, number of the first
+// FileSuffix ends the names of files in a directory: replica, number of the first
 // record, suffix.
-const fileSuffix = ".jsonl"
+const FileSuffix = ".jsonl"
 
 // directory is a destination of files that grow to a size.
 type directory struct {
@@ -67,7 +67,7 @@ func (d *directory) names() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		middle, ours := strings.CutPrefix(e.Name(), d.replica+".")
-		middle, whole := strings.CutSuffix(middle, fileSuffix)
+		middle, whole := strings.CutSuffix(middle, FileSuffix)
 		if ours && whole && strings.Trim(middle, "0123456789") == "" {
 			names = append(names, filepath.Join(d.path, e.Name()))
 		}
@@ -77,13 +77,13 @@ func (d *directory) names() ([]string, error) {
 }
 
 func (d *directory) name(first uint64) string {
-	return filepath.Join(d.path, fmt.Sprintf("%s.%012d%s", d.replica, first, fileSuffix))
+	return filepath.Join(d.path, fmt.Sprintf("%s.%012d%s", d.replica, first, FileSuffix))
 }
 
 // follow takes the end of the chain in the files for the log's own beginning. Only as
 // many files are read as it takes to find a record.
 func (l *Log) follow(names []string) error {
-	for i := len(names) - 1; i >= 0; i-- {
+	for i := range slices.Backward(names) {
 		v, err := NewVerifier(VerifyOptions{Partial: true})
 		if err != nil {
 			return err

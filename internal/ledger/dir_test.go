@@ -86,6 +86,10 @@ func TestRestart(t *testing.T) {
 	names, texts := files(t, dir)
 	text := texts[0]
 	for cut := range len(text) + 1 {
+		near := text[max(cut-3, 0):min(cut+3, len(text))]
+		if cut%11 != 0 && !bytes.Contains(near, []byte("\n")) && !bytes.Contains(near, []byte(lineStart[:3])) {
+			continue // in the middle, one place is like another
+		}
 		if err := os.WriteFile(names[0], text[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}

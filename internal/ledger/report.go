@@ -67,9 +67,8 @@ type Chain struct {
 	// Unchecked are checkpoints in the log whose key is not known here.
 	Unchecked int `json:"unchecked,omitempty"`
 
-	broken   bool
-	gap      *Break // where records are missing
-	from, to uint64 // which ones, to excluded
+	broken   *Break // nil: it is not
+	from, to uint64 // the records that are missing there, to excluded
 	order    int    // of the line of Last
 }
 

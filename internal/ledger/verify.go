@@ -144,10 +144,10 @@ func (v *Verifier) keep(f fragment) {
 // record puts a record into its chain.
 func (v *Verifier) record(r Record) {
 	c := v.chainOf(r)
-	if c.broken {
-		if c.gap != nil && c.from <= r.Seq && r.Seq < c.to { // it is here, after all
-			c.gap.Kind = Reordered
-			c.gap.Why = fmt.Sprintf("of records %d to %d, which come before it, some come after it", c.from, c.to-1)
+	if c.broken != nil {
+		if c.from <= r.Seq && r.Seq < c.to { // it is here, after all
+			c.broken.Kind = Reordered
+			c.broken.Why = fmt.Sprintf("of records %d to %d, which come before it, some come after it", c.from, c.to-1)
 		}
 		return
 	}
@@ -197,7 +197,7 @@ func (v *Verifier) chainOf(r Record) *Chain {
 	}
 	if r.Event == opened && r.Seq > 1 {
 		for _, c := range v.chains {
-			if !c.broken && c.Head == r.Prev && c.Last == r.Seq-1 {
+			if c.broken == nil && c.Head == r.Prev && c.Last == r.Seq-1 {
 				v.runs[r.Run] = c
 				c.Runs = append(c.Runs, r.Run)
 				return c
@@ -210,7 +210,7 @@ func (v *Verifier) chainOf(r Record) *Chain {
 	switch {
 	case r.Seq == 1 && r.Prev == Hash{} && r.Event == opened, v.o.Partial && r.Seq > 1:
 	case r.Seq > 1:
-		c.gap = v.broken(c, Missing, r.Seq, fmt.Sprintf("it begins with record %d; those before are not here", r.Seq))
+		v.broken(c, Missing, r.Seq, fmt.Sprintf("it begins with record %d; those before are not here", r.Seq))
 		c.from, c.to = 1, r.Seq
 	default:
 		v.broken(c, Changed, r.Seq, "a chain begins with an opening record, and this is none")
@@ -228,7 +228,7 @@ func (v *Verifier) follows(c *Chain, r Record) bool {
 	case r.Seq == next:
 		v.broken(c, Changed, r.Seq, "it does not follow from the record before it")
 	case r.Seq > next:
-		c.gap = v.broken(c, Missing, r.Seq, fmt.Sprintf("records %d to %d are not here", next, r.Seq-1))
+		v.broken(c, Missing, r.Seq, fmt.Sprintf("records %d to %d are not here", next, r.Seq-1))
 		c.from, c.to = next, r.Seq
 	default:
 		v.broken(c, Repeated, r.Seq, fmt.Sprintf("it comes after record %d", c.Last))
@@ -284,13 +284,11 @@ const timeFormat = "2006-01-02T15:04:05Z07:00"
 
 // broken notes what is wrong at the present line. A chain is not looked at further: all
 // that follows would be wrong for the same reason.
-func (v *Verifier) broken(c *Chain, kind Kind, seq uint64, why string) *Break {
-	c.broken = true
-	b := &Break{Position: v.at, Kind: kind, Seq: seq, Why: why, order: v.order}
+func (v *Verifier) broken(c *Chain, kind Kind, seq uint64, why string) {
+	c.broken = &Break{Position: v.at, Kind: kind, Seq: seq, Why: why, order: v.order}
 	if len(v.breaks) < maxBreaks {
-		v.breaks = append(v.breaks, b)
+		v.breaks = append(v.breaks, c.broken)
 	}
-	return b
 }
 
 // atEnd reports whether a break is of a line that no record comes after.
@@ -334,13 +332,13 @@ func (v *Verifier) unmet() (breaks []Break) {
 		switch {
 		case c == nil && slices.ContainsFunc(v.chains, func(c *Chain) bool { return c.Replica == p.Replica }):
 			add(Truncated, fmt.Sprintf("replica %s: nothing is here of run %s, of which there were %d records at %s", p.Replica, p.Run, p.Seq, at))
-		case c == nil || c.broken:
+		case c == nil || c.broken != nil:
 		case c.Last < p.Seq:
 			add(Truncated, fmt.Sprintf("replica %s: it ends with record %d; at %s there were %d", p.Replica, c.Last, at, p.Seq))
 		}
 	}
 	for _, c := range v.chains {
-		if !c.broken && !slices.ContainsFunc(v.o.Published, func(p Checkpoint) bool { return p.Replica == c.Replica || v.runs[p.Run] == c }) {
+		if c.broken == nil && !slices.ContainsFunc(v.o.Published, func(p Checkpoint) bool { return p.Replica == c.Replica || v.runs[p.Run] == c }) {
 			add(Unknown, fmt.Sprintf("replica %q, run %s: no checkpoint of it was published", c.Replica, c.Runs[0]))
 		}
 	}
