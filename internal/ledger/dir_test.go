@@ -141,6 +141,7 @@ func TestRestartAfterDamage(t *testing.T) {
 				return
 			}
 			closeLog(t, l)
+			closeLog(t, openDir(t, dir, Options{Replica: "a", Key: key})) // which finds the broken line closed off
 			_, texts = files(t, dir)
 			expectWhole(t, verify(t, VerifyOptions{}, texts...), 1)
 		})
