@@ -128,10 +128,11 @@ func writeVerified(w io.Writer, found logFound, held bool) error {
 	var b strings.Builder
 	for _, c := range found.Chains {
 		fmt.Fprintf(&b, "replica %s: records %d to %d, from %s to %s; %d issued, %d refused\n",
-			cmp.Or(plain(c.Replica), "unknown"), c.First, c.Last, c.Begun.Format(time.RFC3339), c.Ended.Format(time.RFC3339), c.Issued, c.Refused)
+			cmp.Or(plain(c.Replica), "unknown"), c.First, c.Last,
+			c.Begun.Format(time.RFC3339), c.Ended.Format(time.RFC3339), c.Issued, c.Refused)
 		fmt.Fprintf(&b, "  signed: up to record %d\n", c.Signed)
 		if c.Unchecked > 0 {
-			fmt.Fprintf(&b, "  not checked: the signatures of %d checkpoints, whose key is not known here; --key or --published has it\n", c.Unchecked)
+			fmt.Fprintf(&b, "  not checked: %d checkpoints, whose key is not known here; --key or --published has it\n", c.Unchecked)
 		}
 		if held {
 			fmt.Fprintf(&b, "  published: up to record %d\n", c.Published)

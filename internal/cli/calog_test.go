@@ -113,17 +113,21 @@ func TestLogsOfPods(t *testing.T) {
 		}
 	}
 	c := whole()
-	if out, err := c.run(t, "ca", "log", "verify"); err == nil || !strings.Contains(err.Error(), "configmap istio-system/garrison-issuance-log: gone: ") {
+	out, err := c.run(t, "ca", "log", "verify")
+	if err == nil || !strings.Contains(err.Error(), "configmap istio-system/garrison-issuance-log: gone: ") {
 		t.Errorf("a checkpoint that is none: %v\n%s", err, out)
 	}
 	delete(c.published, "gone")
-	if out, err := c.run(t, "ca", "log", "verify"); err != nil || strings.Count(out, "published: up to record") != 2 || !strings.Contains(out, "\nwhole\n") {
+	out, err = c.run(t, "ca", "log", "verify")
+	if err != nil || strings.Count(out, "published: up to record") != 2 || !strings.Contains(out, "\nwhole\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := c.run(t, "ca", "why", "HERE"); err != nil || !strings.Contains(out, "replica:   "+second) || !strings.Contains(out, "the client comes back") {
+	out, err = c.run(t, "ca", "why", "HERE")
+	if err != nil || !strings.Contains(out, "replica:   "+second) || !strings.Contains(out, "the client comes back") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := c.run(t, "ca", "log", "search", "--pod", first); err != nil || strings.Contains(out, "HERE") || !strings.Contains(out, "WQ7T3N5KD2YFMA6C") {
+	out, err = c.run(t, "ca", "log", "search", "--pod", first)
+	if err != nil || strings.Contains(out, "HERE") || !strings.Contains(out, "WQ7T3N5KD2YFMA6C") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if out, err := c.run(t, "ca", "log", "verify", "--pod", "other"); err == nil || !strings.Contains(err.Error(), "no such pod of Citadel") {

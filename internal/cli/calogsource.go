@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,9 +40,9 @@ type logSources struct {
 
 func newLogSources(env Env, f *pflag.FlagSet) *logSources {
 	s := &logSources{}
-	f.StringArrayVarP(&s.files, "filename", "f", nil, "file of an issuance log or of a container's output, directory of files, or - for standard input; again for the file that comes next. None: Citadel's pods")
+	f.StringArrayVarP(&s.files, "filename", "f", nil, "file of a log or of a container's output, directory of them, or -; again for\nthe file that comes next. None: Citadel's pods")
 	f.StringVar(&s.pod, "pod", "", "the one of Citadel's pods to read")
-	f.StringVar(&s.published, "published", "", "file with ConfigMap "+mesh.IssuanceLogConfigMap+", or one checkpoint of it, that the log is held to. For pods: the cluster's without")
+	f.StringVar(&s.published, "published", "", "file with ConfigMap "+mesh.IssuanceLogConfigMap+", or a checkpoint of it, that\nthe log is held to. Of pods without it: the cluster's")
 	f.StringVar(&s.key, "key", "", "file with the public key that checkpoints must be signed with (PEM)")
 	f.BoolVar(&s.partial, "partial", false, "accept a log whose beginning is not there. Of pods, it never needs to be")
 	s.access = newAccess(env, f)
@@ -78,7 +77,8 @@ func (s *logSources) read(c *cobra.Command, see func(located)) (ledger.Report, e
 	var empty []ledger.Break
 	count := func(name string, err error) error {
 		if records == 0 && err == nil {
-			empty = append(empty, ledger.Break{Position: ledger.Position{File: name}, Kind: ledger.Missing, Why: "no record of an issuance log is in it"})
+			at := ledger.Position{File: name}
+			empty = append(empty, ledger.Break{Position: at, Kind: ledger.Missing, Why: "no record of an issuance log is in it"})
 		}
 		records = 0
 		return err
@@ -248,11 +248,12 @@ func (s *logSources) readPods(ctx context.Context, o ledger.VerifyOptions, count
 // took the place of: the newest checkpoint may still be of that one.
 func readPod(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, v *ledger.Verifier, count func(string, error) error) error {
 	read := func(name string, previous bool) error {
-		out, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: citadelContainer, Previous: previous}).Stream(ctx)
+		o := &corev1.PodLogOptions{Container: citadelContainer, Previous: previous}
+		out, err := client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, o).Stream(ctx)
 		if err != nil {
 			return fmt.Errorf("log of %s: %w", name, err)
 		}
-		return errors.Join(v.Read(name, io.Reader(out)), out.Close())
+		return errors.Join(v.Read(name, out), out.Close())
 	}
 	name := "pod/" + pod.Name
 	for _, status := range pod.Status.ContainerStatuses {

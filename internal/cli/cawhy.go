@@ -98,7 +98,7 @@ func (r reasoned) write(w io.Writer) error {
 // its code.
 func remedy(rule, code string) string {
 	for _, r := range []struct{ rule, do string }{
-		{"token", "see that the pod mounts a token of the audience istio-ca, that it has not expired, and that the pod and its service account still exist"},
+		{"token", "see that the pod mounts a token of audience istio-ca, that it is in date, and that pod and account still exist"},
 		{"token-size", "what was sent is no service account token; see what the client reads it from"},
 		{"token-pod", "use a token that is projected into a pod; those of long-lived Secrets are bound to none"},
 		{"certificate-root", "let the agent present its token: its certificate has expired, or is of a root that was retired"},

@@ -67,7 +67,8 @@ func testPublish(t *testing.T, l lab) {
 	var newest [3]atomic.Int32
 	part := func(i int) Publication {
 		return Publication{
-			Namespace: ns, Name: mesh.IssuanceLogConfigMap, Key: fmt.Sprintf("replica-%d", i), Every: 100 * time.Millisecond, Keys: 2, Log: logger(t),
+			Namespace: ns, Name: mesh.IssuanceLogConfigMap, Key: fmt.Sprintf("replica-%d", i),
+			Every: 100 * time.Millisecond, Keys: 2, Log: logger(t),
 			Newest: func() (string, bool) { n := int(newest[i].Load()); return value(n), n > 0 },
 		}
 	}

@@ -28,7 +28,8 @@ func entry(n int) Entry {
 	return Entry{
 		Event: Issued, ID: "spiffe://cluster.local/ns/shop/sa/cart", Serial: fmt.Sprintf("%x", n), Leaf: Hash{byte(n)}.String(),
 		Key: Hash{1, byte(n)}.String(), Issuer: Hash{2}.String(), NotAfter: time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC),
-		How: "token-local", Pod: "0b7dcb1e-3f0c-4a63-a1f4-4b5f2f1fbb8c", Peer: "10.0.0.7:41234", Request: fmt.Sprintf("request-%d", n), Policy: "default",
+		How: "token-local", Pod: "0b7dcb1e-3f0c-4a63-a1f4-4b5f2f1fbb8c", Peer: "10.0.0.7:41234",
+		Request: fmt.Sprintf("request-%d", n), Policy: "default",
 	}
 }
 
@@ -53,7 +54,8 @@ func sample(t testing.TB, replica string, key crypto.Signer) ([]byte, Checkpoint
 	if err := l.checkpoint(); err != nil {
 		t.Fatal(err)
 	}
-	appendAll(t, l, Entry{Event: Refused, Code: "PermissionDenied", Rule: "token-audience", Reason: "no\r\n{\"seq\":1}", Request: "r"}, entry(4))
+	refusal := Entry{Event: Refused, Code: "PermissionDenied", Rule: "token", Reason: "no\r\n{\"seq\":1}", Request: "r"}
+	appendAll(t, l, refusal, entry(4))
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

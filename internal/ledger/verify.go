@@ -338,7 +338,8 @@ func (v *Verifier) unmet() (breaks []Break) {
 		}
 	}
 	for _, c := range v.chains {
-		if c.broken == nil && !slices.ContainsFunc(v.o.Published, func(p Checkpoint) bool { return p.Replica == c.Replica || v.runs[p.Run] == c }) {
+		isOf := func(p Checkpoint) bool { return p.Replica == c.Replica || v.runs[p.Run] == c }
+		if c.broken == nil && !slices.ContainsFunc(v.o.Published, isOf) {
 			add(Unknown, fmt.Sprintf("replica %q, run %s: no checkpoint of it was published", c.Replica, c.Runs[0]))
 		}
 	}
