@@ -53,10 +53,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	authority, err := openAuthority(ctx, api, s)
+	keys, err := openKeyring(ctx, api, s, log)
 	if err != nil {
 		return err
 	}
+	authority := keys.authority
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	service := ca.NewService(authority, authenticator(api.Tokens(s.audience, 0)),
@@ -68,9 +69,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		"admin": serve.Admin{Addr: s.admin, Metrics: metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":   serving.Ready,
 			"authority": func() error { return authority.Ready(time.Now()) },
-		}}.Run,
-		"leader":              lead(api, authority, s, log, metrics),
-		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), setServing(serving, authority, log)),
-		"CA Secret":           api.WatchSecret(s.namespace, mesh.CASecret, replaceAuthority(authority, log)),
+		}, Notes: keys.notices}.Run,
+		"leader":              lead(api, authority, s, log, metrics, keys.tend),
+		"serving certificate": api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)), keys.again(setServing(serving, authority, log))),
+		"keys":                keys.follow,
 	})
 }

@@ -47,6 +47,9 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
 		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right
 	}
+	if r != nil {
+		r.MustRegister(newCertificates(authority))
+	}
 	signer := func() time.Time { t, _ := authority.Expiry(); return t }
 	root := func() time.Time { _, t := authority.Expiry(); return t }
 	for name, expiry := range map[string]func() time.Time{"cert_chain_expiry": signer, "root_cert_expiry": root} {
