@@ -58,6 +58,7 @@ type issued struct {
 	chain   []byte // pem, then the certificates between it and a root, each with its newline
 	between []string
 	bundle  []byte
+	short   bool // ends with the issuer, before it was to
 }
 
 // answer is the leaf, each certificate between it and a root, and all the roots as
@@ -132,7 +133,7 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 	for _, c := range i.between {
 		chain = append(chain, c...)
 	}
-	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle}, nil
+	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle, short: notAfter.Sub(now) < ttl-time.Second}, nil
 }
 
 // lifetime returns the validity of a certificate that is to live for ttl.
