@@ -12,14 +12,23 @@ import (
 // join finds where the path enters the roots, and for how long all of it is valid.
 // Of several roots with one key, any will do for a client.
 func (i *issuer) join(path []*x509.Certificate) error {
-	if n := len(path); slices.ContainsFunc(i.roots, path[n-1].Equal) {
-		i.chain = path[:n-1]
-	} else {
-		i.chain = path
+	for n, c := range path[1:] {
+		if err := signedBy(path[n], c); err != nil {
+			return fmt.Errorf("certificate %q: not signed by the next one, %q: %w", path[n].Subject, c.Subject, err)
+		}
 	}
 	last := path[len(path)-1]
+	hangsFrom := func(root *x509.Certificate) bool { return signedBy(last, root) == nil }
+	i.chain = path
+	if slices.ContainsFunc(i.roots, last.Equal) {
+		if i.chain = path[:len(path)-1]; len(i.chain) == 0 {
+			hangsFrom = last.Equal
+		} else {
+			last = i.chain[len(i.chain)-1]
+		}
+	}
 	for _, root := range i.roots {
-		if !last.Equal(root) && signedBy(last, root) != nil {
+		if !hangsFrom(root) {
 			continue
 		}
 		i.anchors = append(i.anchors, root)
@@ -33,14 +42,9 @@ func (i *issuer) join(path []*x509.Certificate) error {
 	if len(i.anchors) == 0 {
 		return fmt.Errorf("certificate %q: is not one of the roots, and none of them signed it", last.Subject)
 	}
-	for n, c := range i.chain {
+	for _, c := range i.chain {
 		if slices.ContainsFunc(i.roots, c.Equal) {
 			return fmt.Errorf("certificate %q: is a root, but does not come last", c.Subject)
-		}
-		if n > 0 {
-			if err := signedBy(i.chain[n-1], c); err != nil {
-				return fmt.Errorf("certificate %q: not signed by the next one, %q: %w", i.chain[n-1].Subject, c.Subject, err)
-			}
 		}
 		if c.NotBefore.After(i.notBefore) {
 			i.notBefore = c.NotBefore

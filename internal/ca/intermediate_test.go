@@ -150,6 +150,7 @@ func TestDesiredIntermediate(t *testing.T) {
 			if err := a.Ready(c.now); err != nil {
 				t.Error(err)
 			}
+			expectChainIn(t, newSecret(t, a, sleep, c.now), c.root.Data[mesh.CACertKey], c.now)
 			if n := len(a.current.Load().earlier); n != c.earlier {
 				t.Errorf("%d earlier certificates, want %d", n, c.earlier)
 			}
