@@ -39,6 +39,7 @@ func TestAPIServer(t *testing.T) {
 		"config maps":    testConfigMaps,
 		"lease":          testLease,
 		"CreateOrRead":   testCreateOrRead,
+		"EnsureSecret":   testEnsureSecret,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
 		"namespaces":     testNamespaces,
