@@ -116,9 +116,11 @@ func (k *keyring) follow(ctx context.Context) error {
 	parts := serve.Parts{
 		mesh.CASecret: k.api.WatchSecret(s.namespace, mesh.CASecret, func(found *corev1.Secret) {
 			k.update(func(m *ca.Material) { m.Root = found })
+			k.poke()
 		}),
 		mesh.IntermediateSecret: k.api.WatchSecret(s.namespace, mesh.IntermediateSecret, func(found *corev1.Secret) {
 			k.update(func(m *ca.Material) { m.Intermediate = found })
+			k.poke()
 		}),
 	}
 	switch {
@@ -155,7 +157,12 @@ func (k *keyring) update(change func(*ca.Material)) {
 		for _, tell := range k.after {
 			tell()
 		}
+		k.poke()
 	}
+}
+
+// poke has the leader look whether something is due.
+func (k *keyring) poke() {
 	select {
 	case k.due <- struct{}{}:
 	default:

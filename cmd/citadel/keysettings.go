@@ -30,17 +30,22 @@ type keySettings struct {
 func (k *keySettings) register(f *pflag.FlagSet) func() []error {
 	var mode, kind string
 	files := map[string]*string{}
-	f.StringVar(&mode, "ca", ca.Auto.String(), "what signs: self-signed, plugged (Secret cacerts or files), or auto, which is plugged where there is or was one")
+	f.StringVar(&mode, "ca", ca.Auto.String(),
+		"what signs: self-signed, plugged (Secret cacerts or files), or auto, which is plugged where there is or was one")
 	f.StringVar(&k.dir, "ca-dir", "", "directory of a plugged-in CA, with the files that Secret cacerts has")
 	for _, c := range []struct{ flag, name string }{
 		{"signing-cert", mesh.CACertKey}, {"signing-key", mesh.CAKeyKey}, {"cert-chain", mesh.CertChain}, {"root-cert", mesh.RootKey},
 	} {
 		files[c.name] = f.String(c.flag, "", "file of a plugged-in CA: "+c.name)
 	}
-	f.StringVar(&kind, "ca-key", ca.KeyKind{}.String(), "kind of keys that are made for the CA: p256, p384, rsa2048 or rsa4096")
-	f.BoolVar(&k.intermediate, "intermediate", true, "sign with a certificate below the self-signed root, so that the root's key can be taken away")
-	f.DurationVar(&k.intermediateTTL, "intermediate-ttl", ca.DefaultIntermediateTTL, "lifetime of that certificate; it is renewed with a third left")
-	f.BoolVar(&k.constrain, "intermediate-name-constraint", false, "let it sign only for URIs of the trust domain; ztunnel refuses all certificates then")
+	f.StringVar(&kind, "ca-key", ca.KeyKind{}.String(),
+		"kind of keys that are made for the CA: p256, p384, rsa2048 or rsa4096")
+	f.BoolVar(&k.intermediate, "intermediate", true,
+		"sign with a certificate below the self-signed root, so that the root's key can be taken away")
+	f.DurationVar(&k.intermediateTTL, "intermediate-ttl", ca.DefaultIntermediateTTL,
+		"lifetime of that certificate; it is renewed with a third left")
+	f.BoolVar(&k.constrain, "intermediate-name-constraint", false,
+		"let it sign only for URIs of the trust domain; ztunnel refuses all certificates then")
 	return func() (errs []error) {
 		var err error
 		if k.mode, err = ca.ParseMode(mode); err != nil {

@@ -106,12 +106,12 @@ func (m Material) issuer(o Options, now time.Time) (*issuer, error) {
 
 func (m Material) plugged(o Options, now time.Time) (*issuer, error) {
 	if m.Plugged == nil {
-		return nil, fmt.Errorf("the plugged-in CA is gone: put secret %s back; a self-signed one takes its place only if --ca=self-signed says so",
-			mesh.PluggedSecret)
+		return nil, fmt.Errorf("the plugged-in CA is gone: put secret %s back; "+
+			"a self-signed one takes its place only if --ca=self-signed says so", mesh.PluggedSecret)
 	}
 	if !m.DomainChosen {
-		return nil, fmt.Errorf("%s: a plugged-in CA wants a trust domain that was chosen: set --trust-domain, to %s if that is the one",
-			m.Plugged.From, o.TrustDomain)
+		return nil, fmt.Errorf("%s: a plugged-in CA wants a trust domain that was chosen: "+
+			"set --trust-domain, to %s if that is the one", m.Plugged.From, o.TrustDomain)
 	}
 	i, err := m.Plugged.issuer(o, now)
 	if err != nil {
@@ -124,6 +124,9 @@ func (m Material) plugged(o Options, now time.Time) (*issuer, error) {
 func nameOf(s *corev1.Secret) string { return "secret " + s.Namespace + "/" + s.Name }
 
 func inSecret(s *corev1.Secret, err error) error { return fmt.Errorf("%s: %w", nameOf(s), err) }
+
+// errFallBack: even if somebody asks for it, that takes a start, which looks at the roots.
+var errFallBack = errors.New("a self-signed CA does not take the place of a plugged-in one while this process runs")
 
 // succeeds reports why i must not take the place of last, nil at start, where
 // workloads hold the trusted roots. It is about roots that people bring: while a
@@ -160,5 +163,3 @@ func describe(certs []*x509.Certificate) string {
 	}
 	return strings.Join(names, "; ")
 }
-
-var errFallBack = errors.New("a self-signed CA does not take the place of a plugged-in one while this process runs")

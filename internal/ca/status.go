@@ -82,9 +82,8 @@ func (a *Authority) Status() Status {
 }
 
 // Notices are what a human must do, a sentence each, and whether one cannot wait.
-// The root key is asked for from half of the intermediate's life on: that leaves a sixth
-// of it, two months by default, until the renewal that needs it, and as long again and
-// twice that until the end.
+// The root key is asked for from half of the intermediate's life on, which by default
+// is two months before the renewal that needs it, and half a year before the end.
 func (s Status) Notices(now time.Time) (notices []string, urgent bool) {
 	if s.Refused != "" {
 		notices, urgent = append(notices, "not in use: "+s.Refused), true
