@@ -277,6 +277,7 @@ func (i *issuer) checkCRL(text []byte) error {
 
 func parseCRLs(text []byte) ([]*x509.RevocationList, error) {
 	var lists []*x509.RevocationList
+	blocks := bytes.Count(text, []byte("-----BEGIN "))
 	for text = trimSpace(text); len(text) > 0; text = trimSpace(text) {
 		if !bytes.HasPrefix(text, []byte("-----BEGIN X509 CRL-----")) {
 			return nil, errors.New("holds something else than revocation lists")
@@ -294,6 +295,9 @@ func parseCRLs(text []byte) ([]*x509.RevocationList, error) {
 	}
 	if len(lists) == 0 {
 		return nil, errors.New("no revocation list")
+	}
+	if len(lists) != blocks { // as for certificates
+		return nil, errors.New("malformed PEM block")
 	}
 	return lists, nil
 }
