@@ -59,10 +59,10 @@ func TestAPIServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(chain) != 2 || chain[1] != root {
-			t.Errorf("%s answers with other roots than the ConfigMap has", r.name)
+		if len(chain) != 3 || chain[2] != root {
+			t.Errorf("%s answers with other roots than the ConfigMap has, or without its intermediate", r.name)
 		}
-		expectSleep(t, chain[0], root)
+		expectSleep(t, chain[0]+chain[1], root)
 		for name, authorization := range map[string]string{
 			"no token":                      "",
 			"garbage":                       "Bearer x.y.z",
@@ -95,6 +95,7 @@ func TestAPIServer(t *testing.T) {
 		}
 		l.expectRecord(t, r)
 	}
+	t.Run("keys", func(t *testing.T) { testKeys(t, l, kubeconfig, root) })
 }
 
 type lab struct{ kubernetes.Interface }
@@ -203,14 +204,14 @@ type replica struct {
 	stop        func(*testing.T) (log string)
 }
 
-func start(t *testing.T, kubeconfig, name string) replica {
+func start(t *testing.T, kubeconfig, name string, args ...string) replica {
 	t.Helper()
 	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t), record: new(bytes.Buffer)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	ended := make(chan error, 1)
 	go func() { // stop, or at the latest the end of the test, waits for it
-		ended <- run(ctx, []string{"--kubeconfig", kubeconfig, "--pod-name", name, "--listen", r.grpc, "--admin", r.admin}, r.record, &log)
+		ended <- run(ctx, append([]string{"--kubeconfig", kubeconfig, "--pod-name", name, "--listen", r.grpc, "--admin", r.admin}, args...), r.record, &log)
 	}()
 	r.stop = func(t *testing.T) string {
 		t.Helper()
@@ -309,7 +310,7 @@ func (r replica) certify(t *testing.T, root, authorization string) ([]string, er
 // expectSleep verifies a certificate of the sleep account by the roots.
 func expectSleep(t *testing.T, chain, root string) {
 	t.Helper()
-	block, _ := pem.Decode([]byte(chain))
+	block, rest := pem.Decode([]byte(chain))
 	if block == nil {
 		t.Fatal("no certificate")
 	}
@@ -317,9 +318,10 @@ func expectSleep(t *testing.T, chain, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(root))
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots}); err != nil {
+	between.AppendCertsFromPEM(rest)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between}); err != nil {
 		t.Error(err)
 	}
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != "spiffe://cluster.local/ns/default/sa/sleep" || len(leaf.DNSNames) > 0 {

@@ -34,6 +34,7 @@ type settings struct {
 	authority     ca.Options
 	issuanceLog   string // "stdout" or a directory
 	syncLog       bool
+	keys          keySettings
 }
 
 // errVersion is the answer to --version.
@@ -59,6 +60,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.DurationVar(&s.authority.MaxTTL, "max-workload-cert-ttl", ca.DefaultMaxTTL, "longest lifetime that a request may name")
 	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
 	f.DurationVar(&s.rootTTL, "root-ttl", ca.DefaultRootTTL, "lifetime of a root that is made because there is none")
+	readKeys := s.keys.register(f)
 	f.BoolVar(&s.allNamespaces, "secrets-in-all-namespaces", false, "write Secrets for the service accounts of every namespace, not only of those with injection")
 	f.StringVar(&s.issuanceLog, "issuance-log", toStdout, "where the record of certificates and refusals goes: stdout, or a directory that outlives the process")
 	f.BoolVar(&s.syncLog, "issuance-log-sync", true, "issue only what the disk has on record; for a directory")
@@ -96,6 +98,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		}
 	}
 	s.authority.SystemNamespace = s.namespace
+	errs = append(errs, readKeys()...)
 	return s, errors.Join(append(errs, s.lifetimes()...)...)
 }
 
@@ -110,6 +113,7 @@ func (s settings) lifetimes() (errs []error) {
 		{"max-workload-cert-ttl", o.MaxTTL},
 		{"secret-ttl", o.SecretTTL},
 		{"root-ttl", s.rootTTL},
+		{"intermediate-ttl", s.keys.intermediateTTL},
 	} {
 		if d.ttl < time.Minute {
 			errs = append(errs, fmt.Errorf("%s %v: less than a minute", d.flag, d.ttl))
@@ -118,13 +122,17 @@ func (s settings) lifetimes() (errs []error) {
 	if o.DefaultTTL > o.MaxTTL {
 		errs = append(errs, fmt.Errorf("workload-cert-ttl %v: more than max-workload-cert-ttl %v", o.DefaultTTL, o.MaxTTL))
 	}
-	// Otherwise certificates are cut short to the root's end for half its life.
+	// Otherwise certificates are cut short to the root's end for half its life, or to the
+	// intermediate's before it is renewed.
 	for _, d := range []struct {
 		flag string
 		ttl  time.Duration
 	}{{"max-workload-cert-ttl", o.MaxTTL}, {"secret-ttl", o.SecretTTL}} {
 		if d.ttl > s.rootTTL/2 {
 			errs = append(errs, fmt.Errorf("%s %v: more than half of root-ttl %v", d.flag, d.ttl, s.rootTTL))
+		}
+		if s.keys.intermediate && d.ttl > s.keys.intermediateTTL/3 {
+			errs = append(errs, fmt.Errorf("%s %v: more than a third of intermediate-ttl %v", d.flag, d.ttl, s.keys.intermediateTTL))
 		}
 	}
 	return errs

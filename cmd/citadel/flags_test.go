@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
 )
 
 func file(t *testing.T, text string) string {
@@ -77,9 +79,15 @@ func TestParseRefuses(t *testing.T) {
 			"secret-ttl 50000h0m0s: more than half of root-ttl 87600h0m0s",
 			`log-level "loud"`, "trust-domain: ", `unexpected arguments ["extra"]`,
 		}},
-		"short root":      {[]string{"--root-ttl=1000h"}, "", []string{"max-workload-cert-ttl 2160h0m0s: more than half of root-ttl 1000h0m0s", "secret-ttl 2160h0m0s: more than half"}},
-		"no lifetime":     {[]string{"--workload-cert-ttl=0", "--secret-ttl=-1h"}, "", []string{"workload-cert-ttl 0s: less than a minute", "secret-ttl -1h0m0s: less than a minute"}},
-		"empty":           {[]string{"--token-audience=", "--namespace=", "--issuance-log="}, "", []string{"token-audience: empty", "namespace: empty", "issuance-log: empty"}},
+		"short root":         {[]string{"--root-ttl=1000h"}, "", []string{"max-workload-cert-ttl 2160h0m0s: more than half of root-ttl 1000h0m0s", "secret-ttl 2160h0m0s: more than half"}},
+		"no lifetime":        {[]string{"--workload-cert-ttl=0", "--secret-ttl=-1h"}, "", []string{"workload-cert-ttl 0s: less than a minute", "secret-ttl -1h0m0s: less than a minute"}},
+		"empty":              {[]string{"--token-audience=", "--namespace=", "--issuance-log="}, "", []string{"token-audience: empty", "namespace: empty", "issuance-log: empty"}},
+		"short intermediate": {[]string{"--intermediate-ttl=2400h"}, "", []string{"secret-ttl 2160h0m0s: more than a third of intermediate-ttl 2400h0m0s"}},
+		"kinds":              {[]string{"--ca=none", "--ca-key=dsa"}, "", []string{`ca "none": auto, self-signed or plugged`, `ca-key "dsa": one of p256, p384, rsa2048, rsa4096`}},
+		"half of a CA":       {[]string{"--signing-cert=/a", "--signing-key=/b"}, "", []string{"signing-cert, signing-key, cert-chain and root-cert: all of them or none"}},
+		"two CAs": {[]string{"--ca=self-signed", "--ca-dir=/a", "--signing-cert=/a"}, "", []string{
+			"ca-dir: excludes signing-cert", "ca self-signed: excludes the files",
+		}},
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
@@ -102,6 +110,24 @@ func TestParseRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A trust domain that stands in the manifests' file was chosen; the default was not.
+func TestParseKeys(t *testing.T) {
+	s, err := parse(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := s.keys; k.domainChosen || !k.intermediate || k.constrain || k.fromFiles() || k.mode != ca.Auto || k.intermediateTTL != 365*24*time.Hour {
+		t.Errorf("%+v", k)
+	}
+	config := file(t, "trust-domain: cluster.local\nca: plugged\nca-key: rsa4096\nca-dir: /etc/cacerts\nintermediate: false\n")
+	if s, err = parse([]string{"--config", config, "--secret-ttl=4000h", "--max-workload-cert-ttl=4000h"}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if k := s.keys; !k.domainChosen || k.intermediate || k.dir != "/etc/cacerts" || k.mode != ca.Plugged || k.kind.String() != "rsa4096" {
+		t.Errorf("%+v", k)
 	}
 }
 

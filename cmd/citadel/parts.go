@@ -25,10 +25,11 @@ type process struct {
 // parts is all that runs in the process.
 func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	s := p.settings
-	authority, err := openAuthority(ctx, p.api, s)
+	keys, err := openKeyring(ctx, p.api, s, p.log)
 	if err != nil {
 		return nil, err
 	}
+	authority := keys.authority
 	service := ca.NewService(authority, authenticator(p.api.Tokens(s.audience, 0)),
 		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority)})
 	serving := new(serve.Certificate)
@@ -38,12 +39,12 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },
 			"issuance log": p.record.Ready,
-		}}.Run,
+		}, Notes: keys.notices}.Run,
 		"issuance log": p.record.Run,
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
-		"leader":       lead(p.api, authority, s, p.log, p.metrics),
+		"leader":       lead(p.api, authority, s, p.log, p.metrics, keys.tend),
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
-			setServing(serving, authority, p.log)),
-		"CA Secret": p.api.WatchSecret(s.namespace, mesh.CASecret, replaceAuthority(authority, p.log)),
+			keys.again(setServing(serving, authority, p.log))),
+		"keys": keys.follow,
 	}, nil
 }

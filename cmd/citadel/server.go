@@ -20,47 +20,6 @@ import (
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
-// startTimeout is how long the CA Secret may take to be there. After that the
-// process ends with the reason, before the startup probe would end it without one.
-const startTimeout = 45 * time.Second
-
-// openAuthority reads the CA Secret, or makes the root if there is none. Of two
-// replicas that start together one wins, and both sign with what it made.
-func openAuthority(ctx context.Context, api *cluster.API, s settings) (*ca.Authority, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	secret, err := api.CreateOrRead(ctx, s.namespace, mesh.CASecret, func() (*corev1.Secret, error) {
-		return ca.NewRoot(ca.RootOptions{
-			TrustDomain: s.authority.TrustDomain,
-			Namespace:   s.namespace,
-			TTL:         s.rootTTL,
-		}, time.Now())
-	})
-	if err != nil {
-		return nil, err
-	}
-	return ca.Open(secret, s.authority)
-}
-
-// replaceAuthority follows the CA Secret, so that replicas that started with
-// different ones do not stay apart.
-func replaceAuthority(authority *ca.Authority, log *slog.Logger) func(*corev1.Secret) {
-	return func(secret *corev1.Secret) {
-		if secret == nil {
-			log.Error("CA Secret is gone; signing goes on with the one read before")
-			return
-		}
-		changed, err := authority.Replace(secret, time.Now())
-		if err != nil {
-			log.Error("CA Secret is spoilt; signing goes on with the one read before", "err", err)
-			return
-		}
-		if changed {
-			log.Warn("replaced the signing certificate")
-		}
-	}
-}
-
 // setServing puts the certificate that this server itself is issued to use. One that
 // the authority does not vouch for is left alone; the leader will have it repaired.
 func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.Logger) func(*corev1.Secret) {
@@ -86,7 +45,10 @@ func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.L
 }
 
 // lead keeps Secrets and ConfigMaps while this replica holds the lease.
-func lead(api *cluster.API, authority *ca.Authority, s settings, log *slog.Logger, metrics prometheus.Registerer) func(context.Context) error {
+func lead(
+	api *cluster.API, authority *ca.Authority, s settings, log *slog.Logger, metrics prometheus.Registerer,
+	tend func(context.Context) error,
+) func(context.Context) error {
 	lease := cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
 	parts := serve.Parts{
 		"secrets": api.KeepSecrets(cluster.SecretKeeper{
@@ -101,6 +63,7 @@ func lead(api *cluster.API, authority *ca.Authority, s settings, log *slog.Logge
 			Log:     log,
 			Metrics: metrics,
 		}),
+		"CA": tend,
 	}
 	return func(ctx context.Context) error {
 		return api.Lead(ctx, lease, func(ctx context.Context) error { return serve.All(ctx, parts) })

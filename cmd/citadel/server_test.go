@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -105,29 +104,5 @@ func TestServerLimits(t *testing.T) {
 	}
 	if err := call(strings.Repeat("x", 40<<10), ""); err == nil || asked != 1 {
 		t.Errorf("large header: %v", err)
-	}
-}
-
-// A CA Secret that is spoilt or gone changes nothing but the log.
-func TestReplaceAuthority(t *testing.T) {
-	authority, secret := newAuthority(t)
-	_, next := newAuthority(t)
-	before := authority.Bundle()
-	var out bytes.Buffer
-	replace := replaceAuthority(authority, slog.New(slog.NewTextHandler(&out, nil)))
-	spoilt := secret.DeepCopy()
-	spoilt.Data[mesh.CACertKey] = []byte("hello")
-	for _, s := range []*corev1.Secret{secret, spoilt, nil} {
-		replace(s)
-		if !bytes.Equal(authority.Bundle(), before) {
-			t.Fatal("the root changed")
-		}
-	}
-	if n := strings.Count(out.String(), "level=ERROR"); n != 2 {
-		t.Errorf("%d errors logged, want 2:\n%s", n, out.String())
-	}
-	replace(next)
-	if !bytes.Equal(authority.Bundle(), next.Data[mesh.RootKey]) {
-		t.Error("did not follow the Secret")
 	}
 }

@@ -3,8 +3,6 @@ package ca
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -20,35 +18,74 @@ import (
 type Authority struct {
 	options Options
 	current atomic.Pointer[issuer]
+	refused atomic.Pointer[string] // why the material found last is not in use; nil where it is
 }
 
-// Open reads the signing certificate, its key and the roots from the CA Secret,
-// istio-ca-secret. Secrets that Istio made are read as well.
+// Open is [Start] with a root that signs leaves itself, whatever the time.
 func Open(secret *corev1.Secret, o Options) (*Authority, error) {
+	return Start(Material{Root: secret, Direct: true}, o, time.Time{})
+}
+
+// Start makes an authority of what was found. A plugged-in CA has to be able to sign
+// now, below a root that workloads trust or beside it; whether a self-signed one can,
+// tells [Authority.Ready].
+func Start(m Material, o Options, now time.Time) (*Authority, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	first, err := readIssuer(secret)
+	o = o.withDefaults()
+	first, err := m.issuer(o, now)
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{options: o.withDefaults()}
+	wasPlugged := m.Intermediate != nil && !m.Direct && remembered(m.Intermediate) == mesh.CAPlugged
+	if len(trimSpace(m.Trusted)) > 0 && (first.origin.plugged || wasPlugged) {
+		trusted, err := parseCertificates(m.Trusted)
+		if err != nil {
+			return nil, fmt.Errorf("roots that workloads hold: %w", err)
+		}
+		if err := first.succeeds(nil, trusted, now); err != nil {
+			return nil, err
+		}
+	}
+	a := &Authority{options: o}
 	a.current.Store(first)
 	return a, nil
 }
 
-// Replace signs with the issuer in secret from the next request on, and reports
-// whether it differs from the one before. On error that one stays in use; it is an
-// error, too, to replace an issuer that can sign now by one that cannot.
-func (a *Authority) Replace(secret *corev1.Secret, now time.Time) (changed bool, err error) {
-	next, err := readIssuer(secret)
+// Replace signs with what was found from the next request on, and reports whether it
+// differs from before. On error that which signed until now goes on, and
+// [Authority.Status] tells why. It is an error, too, to replace an issuer that can sign
+// now by one that cannot, and a root that was brought by one that workloads do not know.
+func (a *Authority) Replace(m Material, now time.Time) (changed bool, err error) {
+	defer func() {
+		if a.refused.Store(nil); err != nil {
+			text := err.Error()
+			a.refused.Store(&text)
+		}
+	}()
+	next, err := m.issuer(a.options, now)
 	if err != nil {
 		return false, err
 	}
+	last := a.current.Load()
 	if err := next.usable(now, a.options.DefaultTTL); err != nil && a.Ready(now) == nil {
-		return false, fmt.Errorf("secret %s/%s: %w", secret.Namespace, secret.Name, err)
+		return false, fmt.Errorf("%s: %w", next.origin.from, err)
 	}
-	last := a.current.Swap(next)
+	if last.origin.plugged && !next.origin.plugged {
+		return false, errFallBack
+	}
+	if next.origin.plugged {
+		if err := next.succeeds(last, last.roots, now); err != nil {
+			return false, err
+		}
+		for _, c := range last.chainsUntil(now) { // no Secret remembers them
+			if !slices.ContainsFunc(next.chain, c.Equal) {
+				next.earlier = append(next.earlier, c)
+			}
+		}
+	}
+	a.current.Store(next)
 	return !last.cert.Equal(next.cert) || !slices.Equal(last.between, next.between) || !bytes.Equal(last.bundle, next.bundle), nil
 }
 
@@ -64,68 +101,6 @@ func (a *Authority) Ready(now time.Time) error {
 // included, and when the first of all roots does.
 func (a *Authority) Expiry() (signer, root time.Time) {
 	i := a.current.Load()
-	root = i.roots[0].NotAfter
-	for _, r := range i.roots[1:] {
-		if r.NotAfter.Before(root) {
-			root = r.NotAfter
-		}
-	}
-	return i.notAfter, root
-}
-
-// readIssuer reads the CA Secret. Older Secrets leave root-cert.pem empty: then
-// the signing certificate is the root.
-func readIssuer(secret *corev1.Secret) (i *issuer, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("secret %s/%s: %w", secret.Namespace, secret.Name, err)
-		}
-	}()
-	certs, err := parseCertificates(secret.Data[mesh.CACertKey])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", mesh.CACertKey, err)
-	}
-	if len(certs) != 1 {
-		return nil, fmt.Errorf("%s: %d certificates, want one", mesh.CACertKey, len(certs))
-	}
-	key, err := parsePrivateKey(secret.Data[mesh.CAKeyKey])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", mesh.CAKeyKey, err)
-	}
-	roots := certs
-	if text := trimSpace(secret.Data[mesh.RootKey]); len(text) > 0 {
-		if roots, err = parseCertificates(text); err != nil {
-			return nil, fmt.Errorf("%s: %w", mesh.RootKey, err)
-		}
-	}
-	return newIssuer(certs, key, roots)
-}
-
-// parseCertificates reads one or more certificates in PEM, with nothing but white
-// space around them.
-func parseCertificates(text []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	blocks := bytes.Count(text, []byte("-----BEGIN "))
-	for text = trimSpace(text); len(text) > 0; text = trimSpace(text) {
-		if !bytes.HasPrefix(text, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, errors.New("holds something else than certificates")
-		}
-		block, rest := pem.Decode(text)
-		if block == nil || len(block.Headers) > 0 {
-			return nil, errors.New("malformed PEM block")
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, cert)
-		text = rest
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	if len(certs) != blocks { // Decode skips malformed blocks on its way to a good one
-		return nil, errors.New("malformed PEM block")
-	}
-	return certs, nil
+	first := slices.MinFunc(i.roots, func(x, y *x509.Certificate) int { return x.NotAfter.Compare(y.NotAfter) })
+	return i.notAfter, first.NotAfter
 }

@@ -33,7 +33,7 @@ func TestReplaceWhileIssuing(t *testing.T) {
 			if i%2 == 0 {
 				next = second
 			}
-			if changed, err := a.Replace(next, time.Now()); err != nil || !changed {
+			if changed, err := a.Replace(Material{Root: next, Direct: true}, time.Now()); err != nil || !changed {
 				t.Errorf("Replace = %t, %v", changed, err)
 				return
 			}
@@ -81,13 +81,13 @@ func TestReplaceKeepsTheIssuerOnError(t *testing.T) {
 	before := a.Bundle()
 	spoilt := secret.DeepCopy()
 	spoilt.Data[mesh.CAKeyKey] = nil
-	if _, err := a.Replace(spoilt, time.Now()); err == nil {
+	if _, err := a.Replace(Material{Root: spoilt, Direct: true}, time.Now()); err == nil {
 		t.Error("took a Secret without key")
 	}
 	if !bytes.Equal(a.Bundle(), before) || a.Ready(time.Now()) != nil {
 		t.Error("the issuer is gone")
 	}
-	if changed, err := a.Replace(secret, time.Now()); changed || err != nil {
+	if changed, err := a.Replace(Material{Root: secret, Direct: true}, time.Now()); changed || err != nil {
 		t.Errorf("the same Secret again: %t, %v", changed, err)
 	}
 }
@@ -98,13 +98,13 @@ func TestReplaceTakesNoExpiredIssuer(t *testing.T) {
 	a, _ := open(t, noon, Options{})
 	before := a.Bundle()
 	_, later := open(t, noon.Add(48*time.Hour), Options{})
-	_, err := a.Replace(later, noon)
+	_, err := a.Replace(Material{Root: later, Direct: true}, noon)
 	wantError(t, err, "not valid before")
 	if !bytes.Equal(a.Bundle(), before) || a.Ready(noon) != nil {
 		t.Error("the issuer is gone")
 	}
 	ended := noon.Add(DefaultRootTTL + 72*time.Hour)
-	if changed, err := a.Replace(later, ended); !changed || err != nil {
+	if changed, err := a.Replace(Material{Root: later, Direct: true}, ended); !changed || err != nil {
 		t.Errorf("after the end of both: %t, %v", changed, err)
 	}
 }

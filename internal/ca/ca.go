@@ -7,7 +7,8 @@
 // proven identity into a certificate: it takes nothing of the CSR but the public
 // key, signs with cfssl, parses the result again and compares it field by field
 // before anybody sees it. [Authority] holds the issuer in use and lets it be
-// replaced as one value. The service speaks Istio's CSR protocol and maps errors
+// replaced as one value; what it is made from is [Material]: a root of our own with an
+// intermediate below it, or a CA that the operator plugs in. The service speaks Istio's CSR protocol and maps errors
 // to what a client may know.
 //
 // The package refuses to copy names, usages or extensions from a CSR, to let a
@@ -27,12 +28,15 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// Defaults of [Options] and [RootOptions], as Istio has them.
+// Defaults of [Options] and [RootOptions], as Istio has them, and of [IntermediateOptions].
 const (
 	DefaultTTL       = 24 * time.Hour
 	DefaultMaxTTL    = 90 * 24 * time.Hour
 	DefaultSecretTTL = 90 * 24 * time.Hour
 	DefaultRootTTL   = 10 * 365 * 24 * time.Hour
+
+	// DefaultIntermediateTTL lets the root key rest for eight months at a time.
+	DefaultIntermediateTTL = 365 * 24 * time.Hour
 )
 
 // skew is how far certificates begin in the past, so that a node whose clock is

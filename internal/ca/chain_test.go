@@ -144,22 +144,27 @@ func TestNewIssuerRefusesBrokenPaths(t *testing.T) {
 	last := middle.below(t, "last", nil)
 	leaf := root.below(t, "leaf", func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
 	impostor := other.below(t, "middle", nil) // by the same name
+	impostorRoot := corporate(t, "root")
+	ofImpostorRoot := impostorRoot.below(t, "signer", nil)
 	weak := last.below(t, "weak", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
 	for name, c := range map[string]struct {
 		path []*x509.Certificate
 		key  crypto.Signer
 		want string
 	}{
-		"gap":                 {[]*x509.Certificate{last.cert}, last.key, "none of them signed it"},
-		"wrong order":         {[]*x509.Certificate{middle.cert, last.cert, root.cert}, middle.key, "names another issuer"},
-		"other root":          {[]*x509.Certificate{last.cert, middle.cert, other.cert}, last.key, "none of them signed it"},
-		"impostor in between": {[]*x509.Certificate{last.cert, impostor.cert}, last.key, "none of them signed it"},
-		"signed by another":   {[]*x509.Certificate{impostor.cert}, impostor.key, "none of them signed it"},
-		"below a leaf":        {[]*x509.Certificate{leaf.cert}, leaf.key, "not that of a CA"},
-		"may not sign":        {[]*x509.Certificate{weak.cert, last.cert, middle.cert}, weak.key, "not that of a CA"},
-		"key of the middle":   {[]*x509.Certificate{last.cert, middle.cert}, middle.key, "does not match"},
+		"gap":                    {[]*x509.Certificate{last.cert}, last.key, "none of them signed it"},
+		"wrong order":            {[]*x509.Certificate{middle.cert, last.cert, root.cert}, middle.key, "names another issuer"},
+		"other root":             {[]*x509.Certificate{last.cert, middle.cert, other.cert}, last.key, "names another issuer"},
+		"impostor in between":    {[]*x509.Certificate{last.cert, impostor.cert}, last.key, "not signed by the next one"},
+		"root of another":        {[]*x509.Certificate{impostor.cert, root.cert}, impostor.key, "names another issuer"},
+		"signed by another":      {[]*x509.Certificate{impostor.cert}, impostor.key, "none of them signed it"},
+		"root by the same name":  {[]*x509.Certificate{ofImpostorRoot.cert}, ofImpostorRoot.key, "none of them signed it"},
+		"such a root at the end": {[]*x509.Certificate{ofImpostorRoot.cert, impostorRoot.cert}, ofImpostorRoot.key, "none of them signed it"},
+		"below a leaf":           {[]*x509.Certificate{leaf.cert}, leaf.key, "not that of a CA"},
+		"may not sign":           {[]*x509.Certificate{weak.cert, last.cert, middle.cert}, weak.key, "not that of a CA"},
+		"key of the middle":      {[]*x509.Certificate{last.cert, middle.cert}, middle.key, "does not match"},
 	} {
-		_, err := newIssuer(c.path, c.key, []*x509.Certificate{root.cert})
+		_, err := newIssuer(c.path, c.key, []*x509.Certificate{root.cert, corporate(t, "root").cert})
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 			continue

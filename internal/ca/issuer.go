@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,10 +42,13 @@ type issuer struct {
 	policy    *config.Signing
 	chain     []*x509.Certificate // from cert up to, but without, the root; empty where cert is one
 	roots     []*x509.Certificate
-	notBefore time.Time // from then on all of the chain and a root are valid,
-	notAfter  time.Time // until then
-	between   []string  // chain in PEM, each with its newline
-	bundle    []byte    // roots in PEM, each with its newline
+	anchors   []*x509.Certificate // those of the roots that the chain hangs from
+	earlier   []*x509.Certificate // of chains before this one
+	notBefore time.Time           // from then on all of the chain and a root are valid,
+	notAfter  time.Time           // until then
+	between   []string            // chain in PEM, each with its newline
+	bundle    []byte              // roots in PEM, each with its newline
+	origin    origin
 }
 
 // issued is a certificate that passed inspection, and what clients verify it by.
@@ -56,6 +58,7 @@ type issued struct {
 	chain   []byte // pem, then the certificates between it and a root, each with its newline
 	between []string
 	bundle  []byte
+	short   bool // ends with the issuer, before it was to
 }
 
 // answer is the leaf, each certificate between it and a root, and all the roots as
@@ -88,57 +91,6 @@ func newIssuer(path []*x509.Certificate, key crypto.Signer, roots []*x509.Certif
 		i.between = append(i.between, string(encodeCertificate(c)))
 	}
 	return i, nil
-}
-
-// join finds where the path enters the roots, and for how long all of it is valid.
-// Of several roots with one key, any will do for a client.
-func (i *issuer) join(path []*x509.Certificate) error {
-	if n := len(path); slices.ContainsFunc(i.roots, path[n-1].Equal) {
-		i.chain = path[:n-1]
-	} else {
-		i.chain = path
-	}
-	last := path[len(path)-1]
-	for _, root := range i.roots {
-		if !last.Equal(root) && signedBy(last, root) != nil {
-			continue
-		}
-		if i.notBefore.IsZero() || root.NotBefore.Before(i.notBefore) {
-			i.notBefore = root.NotBefore
-		}
-		if root.NotAfter.After(i.notAfter) {
-			i.notAfter = root.NotAfter
-		}
-	}
-	if i.notAfter.IsZero() {
-		return fmt.Errorf("certificate %q: is not one of the roots, and none of them signed it", last.Subject)
-	}
-	for n, c := range i.chain {
-		if n > 0 {
-			if err := signedBy(i.chain[n-1], c); err != nil {
-				return fmt.Errorf("certificate %q: not signed by the next one, %q: %w", i.chain[n-1].Subject, c.Subject, err)
-			}
-		}
-		if c.NotBefore.After(i.notBefore) {
-			i.notBefore = c.NotBefore
-		}
-		if c.NotAfter.Before(i.notAfter) {
-			i.notAfter = c.NotAfter
-		}
-	}
-	return nil
-}
-
-// signedBy checks the signature of one CA certificate by another. The key comes
-// first: a huge one would take long to verify with.
-func signedBy(child, parent *x509.Certificate) error {
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return errors.New("names another issuer")
-	}
-	if err := checkKey(parent.PublicKey); err != nil {
-		return fmt.Errorf("key: %w", err)
-	}
-	return child.CheckSignatureFrom(parent)
 }
 
 // issue signs a certificate over the request's key, valid from a little before
@@ -181,7 +133,7 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 	for _, c := range i.between {
 		chain = append(chain, c...)
 	}
-	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle}, nil
+	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle, short: notAfter.Sub(now) < ttl-time.Second}, nil
 }
 
 // lifetime returns the validity of a certificate that is to live for ttl.
@@ -335,16 +287,3 @@ func policy() *config.Signing {
 // silenceSigner turns off cfssl's log, which is one for the process and writes a
 // line for each signature beside ours.
 var silenceSigner = sync.OnceFunc(func() { cflog.Level = cflog.LevelFatal + 1 })
-
-func encodeCertificate(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-}
-
-// encodeCertificates writes certificates one after the other, each with its newline.
-func encodeCertificates(certs []*x509.Certificate) []byte {
-	var text []byte
-	for _, c := range certs {
-		text = append(text, encodeCertificate(c)...)
-	}
-	return text
-}

@@ -1,15 +1,59 @@
 package ca
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
+
+// KeyKind is an algorithm and size for the keys of certificate authorities. The zero
+// value is P-256.
+type KeyKind struct{ name string }
+
+// keyKinds lists what [ParseKeyKind] knows, the default first.
+var keyKinds = []string{"p256", "p384", "rsa2048", "rsa4096"}
+
+// ParseKeyKind reads p256, p384, rsa2048 or rsa4096.
+func ParseKeyKind(s string) (KeyKind, error) {
+	if !slices.Contains(keyKinds, s) {
+		return KeyKind{}, fmt.Errorf("%q: one of %s", s, strings.Join(keyKinds, ", "))
+	}
+	return KeyKind{s}, nil
+}
+
+func (k KeyKind) String() string { return cmp.Or(k.name, keyKinds[0]) }
+
+func (k KeyKind) generate() (crypto.Signer, error) {
+	switch k.String() {
+	case "p384":
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "rsa2048":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa4096":
+		return rsa.GenerateKey(rand.Reader, 4096)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// describeKey names the algorithm and size of a public key, for people.
+func describeKey(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + k.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", k.N.BitLen())
+	}
+	return fmt.Sprintf("%T", key)
+}
 
 // checkKey holds a public key to the policy for leaves and issuers alike: P-256,
 // P-384, or RSA of 2048 to 4096 bits with the usual exponent. It costs nothing,

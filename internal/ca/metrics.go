@@ -24,6 +24,7 @@ type Metrics struct {
 	misnamed  prometheus.Counter
 	unsigned  *prometheus.CounterVec // by error
 	issued    prometheus.Counter
+	shortened prometheus.Counter
 }
 
 // NewMetrics registers the counters of a service and the expiry of authority's
@@ -39,6 +40,8 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 		malformed: counter("csr_parsing_err_count", "Requests whose CSR was not acceptable."),
 		misnamed:  counter("id_extraction_err_count", "Requests whose CSR claims another identity than its sender's."),
 		issued:    counter("success_cert_issuance_count", "Certificates issued on request."),
+		shortened: counter("shortened_cert_issuance_count",
+			"Certificates issued on request for less time than it asked for, because the signing certificate or a root ends."),
 		unsigned: f.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "citadel", Subsystem: "server", Name: "csr_sign_err_count",
 			Help: "Acceptable requests that were not signed, by reason.",
@@ -46,6 +49,9 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 	}
 	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
 		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right
+	}
+	if r != nil {
+		r.MustRegister(newCertificates(authority))
 	}
 	signer := func() time.Time { t, _ := authority.Expiry(); return t }
 	root := func() time.Time { _, t := authority.Expiry(); return t }

@@ -106,8 +106,8 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 
 // vouches verifies a leaf that comes back from storage, with what follows it there, by
 // the roots in use, and compares it with what the issuer would have made for n. What
-// lies between the leaf and a root has to be of the issuer's own chain: a root may have
-// signed for others, too.
+// lies between the leaf and a root has to be of the issuer's own chain or one before: a root
+// may have signed for others, too.
 func (i *issuer) vouches(certs []*x509.Certificate, n names, now time.Time) error {
 	leaf, between := certs[0], certs[1:]
 	if err := checkKey(leaf.PublicKey); err != nil {
@@ -124,7 +124,7 @@ func (i *issuer) vouches(certs []*x509.Certificate, n names, now time.Time) erro
 		roots.AddCert(root)
 	}
 	for _, c := range between {
-		if !slices.ContainsFunc(i.chain, c.Equal) {
+		if !slices.ContainsFunc(i.chain, c.Equal) && !slices.ContainsFunc(i.earlier, c.Equal) {
 			return fmt.Errorf("certificate %q: is not between the signing certificate and a root", c.Subject)
 		}
 		intermediates.AddCert(c)

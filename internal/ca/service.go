@@ -120,6 +120,9 @@ func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCe
 		return nil, s.refuse(ctx, log, r)
 	}
 	s.metrics.issued.Inc()
+	if cert.short {
+		s.metrics.shortened.Inc()
+	}
 	log.InfoContext(ctx, "issued",
 		"id", cert.leaf.URIs[0].String(), "serial", cert.leaf.SerialNumber.Text(16), "expires", cert.leaf.NotAfter)
 	return &securityapi.IstioCertificateResponse{CertChain: cert.answer()}, nil

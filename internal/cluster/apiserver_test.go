@@ -40,6 +40,7 @@ func TestAPIServer(t *testing.T) {
 		"publications":   testPublish,
 		"lease":          testLease,
 		"CreateOrRead":   testCreateOrRead,
+		"EnsureSecret":   testEnsureSecret,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
 		"namespaces":     testNamespaces,

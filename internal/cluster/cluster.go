@@ -15,6 +15,9 @@
 //
 //	Lead            leases (coordination.k8s.io): create; get, update by name
 //	CreateOrRead    secrets: create; get by name
+//	EnsureSecret    secrets: create; get, update by name
+//	ReadSecret      secrets: get by name
+//	ReadConfigMap   configmaps: list by name
 //	WatchSecret     secrets: list, watch by name
 //	WatchConfigMap  configmaps: list, watch by name
 //	WatchNamespaces namespaces: get, list, watch
@@ -37,9 +40,9 @@
 //
 // "By name" means that resourceNames may limit the verbs up to the semicolon, list
 // and watch included: those watches select by metadata.name, and create where it is
-// server-side apply that creates. Lead, CreateOrRead, WatchSecret, WatchConfigMap and
-// KeepPublished need their rights in one namespace, SelfTest that to create pods in those
-// that it is given, the others cluster-wide.
+// server-side apply that creates. Lead, what begins with Create, Ensure and Read,
+// WatchSecret, WatchConfigMap and KeepPublished need their rights in one namespace,
+// SelfTest that to create pods in those that it is given, the others cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
 // its log calls klog.SetSlogLogger, which is global and therefore not done here.

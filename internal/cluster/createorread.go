@@ -24,37 +24,94 @@ const attemptTimeout = 10 * time.Second
 // make's among them, are returned at once.
 func (a *API) CreateOrRead(ctx context.Context, namespace, name string, make func() (*corev1.Secret, error)) (*corev1.Secret, error) {
 	var made *corev1.Secret
-	attempt := func() (*corev1.Secret, error) {
-		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-		defer cancel()
-		secrets := a.Client.CoreV1().Secrets(namespace)
-		found, err := secrets.Get(ctx, name, metav1.GetOptions{})
-		if !apierrors.IsNotFound(err) {
-			return found, err
+	return a.EnsureSecret(ctx, namespace, name, func(found *corev1.Secret) (*corev1.Secret, error) {
+		if found != nil {
+			return nil, nil
 		}
 		if made == nil {
 			fresh, err := make()
 			if err != nil {
-				return nil, permanent{err}
+				return nil, err
 			}
 			made = fresh.DeepCopy()
-			made.Namespace, made.Name = namespace, name
 		}
-		created, err := secrets.Create(ctx, made, metav1.CreateOptions{})
-		return created, err
+		return made, nil
+	})
+}
+
+// EnsureSecret calls want with the Secret of that name, nil where there is none, and
+// writes what it returns, nil to leave things as they are. It returns the Secret as it
+// is then. Whoever wrote in between makes want be called again with what they wrote; so
+// of several processes one wins, and the others may find its work good. Its patience is
+// that of [API.CreateOrRead].
+func (a *API) EnsureSecret(
+	ctx context.Context, namespace, name string, want func(found *corev1.Secret) (*corev1.Secret, error),
+) (*corev1.Secret, error) {
+	secret, err := patiently(ctx, func(ctx context.Context) (*corev1.Secret, error) {
+		secrets := a.Client.CoreV1().Secrets(namespace)
+		found, err := secrets.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			found = nil
+		} else if err != nil {
+			return nil, err
+		}
+		wanted, err := want(found.DeepCopy())
+		switch {
+		case err != nil:
+			return nil, permanent{err}
+		case wanted == nil:
+			return found, nil
+		}
+		wanted.Namespace, wanted.Name = namespace, name
+		if found == nil {
+			return secrets.Create(ctx, wanted, metav1.CreateOptions{})
+		}
+		wanted.UID, wanted.ResourceVersion = found.UID, found.ResourceVersion
+		return secrets.Update(ctx, wanted, metav1.UpdateOptions{})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("secret %s/%s: %w", namespace, name, err)
 	}
+	return secret, nil
+}
+
+// ReadSecret returns the Secret of that name, nil where there is none, with the
+// patience of [API.CreateOrRead].
+func (a *API) ReadSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return a.EnsureSecret(ctx, namespace, name, func(*corev1.Secret) (*corev1.Secret, error) { return nil, nil })
+}
+
+// ReadConfigMap is [API.ReadSecret] for a ConfigMap. It lists, as the watches of one
+// name do, so that they need no other right.
+func (a *API) ReadConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	found, err := patiently(ctx, func(ctx context.Context) (*corev1.ConfigMap, error) {
+		var o metav1.ListOptions
+		only(name)(&o)
+		list, err := a.Client.CoreV1().ConfigMaps(namespace).List(ctx, o)
+		if err != nil || len(list.Items) == 0 {
+			return nil, err
+		}
+		return &list.Items[0], nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("config map %s/%s: %w", namespace, name, err)
+	}
+	return found, nil
+}
+
+// patiently repeats an attempt until it succeeds, fails for good, or ctx ends.
+func patiently[T any](ctx context.Context, attempt func(context.Context) (T, error)) (T, error) {
 	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 7, Cap: 5 * time.Second}
 	for {
-		secret, err := attempt()
-		if err == nil {
-			return secret, nil
-		}
-		if !transient(err) || ctx.Err() != nil {
-			return nil, fmt.Errorf("secret %s/%s: %w", namespace, name, err)
+		once, cancel := context.WithTimeout(ctx, attemptTimeout)
+		result, err := attempt(once)
+		cancel()
+		if err == nil || !transient(err) || ctx.Err() != nil {
+			return result, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("secret %s/%s: %w", namespace, name, err)
+			return result, err
 		case <-time.After(backoff.Step()):
 		}
 	}

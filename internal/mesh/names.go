@@ -15,6 +15,15 @@ const (
 	CASecret  = "istio-ca-secret"
 	CACertKey = "ca-cert.pem" // in CASecret: the signing certificate
 	CAKeyKey  = "ca-key.pem"  // in CASecret: its private key
+
+	// IntermediateSecret holds the certificate below the root of CASecret that signs in
+	// its place, under the same keys, and remembers where the CA came from.
+	IntermediateSecret = "garrison-ca-intermediate"
+	EarlierCertsKey    = "earlier-certs.pem" // in IntermediateSecret: those that signed before and have not ended
+
+	PluggedSecret = "cacerts"    // a CA that the operator brings
+	CRLKey        = "ca-crl.pem" // in PluggedSecret
+
 	// OverlaysConfigMap holds the overlays that pods may choose, one for each key.
 	OverlaysConfigMap = "garrison-injector-overlays"
 
@@ -51,6 +60,19 @@ const (
 const (
 	WorkloadSecretType = "istio.io/key-and-cert"
 	CASecretType       = "istio.io/ca-root"
+)
+
+// IntermediateSecretType is a type of Garrison's own: what looks for roots by Istio's
+// type must not find what is none, and what removes workload Secrets by theirs must
+// not remove it.
+const IntermediateSecretType = "garrison.io/ca-intermediate"
+
+// CASourceAnnotation tells, on [IntermediateSecret], which kind of CA signed last, so
+// that one that was plugged in and is gone is not taken for a cluster without one.
+const (
+	CASourceAnnotation = "garrison.io/ca-source"
+	CASelfSigned       = "self-signed"
+	CAPlugged          = "plugged"
 )
 
 // ServiceAccountAnnotation tells people whose certificate a Secret holds. Nothing

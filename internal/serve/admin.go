@@ -19,6 +19,10 @@ type Admin struct {
 	Metrics prometheus.Gatherer
 	Ready   map[string]func() error // by name; every one must return nil
 	Profile bool
+
+	// Notes are what is well for now but wants somebody's attention: /readyz adds them to
+	// its ok, a line each. Nil means there are none.
+	Notes func() []string
 }
 
 // Run serves until ctx ends. Readiness turns false the moment it does, so that
@@ -42,6 +46,12 @@ func (a Admin) handler(ctx context.Context) http.Handler {
 			}
 		}
 		fmt.Fprintln(w, "ok")
+		if a.Notes == nil {
+			return
+		}
+		for _, note := range a.Notes() {
+			fmt.Fprintln(w, note)
+		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.Metrics, promhttp.HandlerOpts{}))
 	if a.Profile {

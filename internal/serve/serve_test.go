@@ -112,14 +112,23 @@ func TestHTTPRetiresConnectionsWhileLingering(t *testing.T) {
 func TestAdminReadiness(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var broken error
-	h := Admin{Metrics: prometheus.NewRegistry(), Ready: map[string]func() error{"tls": func() error { return broken }}}.handler(ctx)
+	var notes []string
+	h := Admin{
+		Metrics: prometheus.NewRegistry(),
+		Ready:   map[string]func() error{"tls": func() error { return broken }},
+		Notes:   func() []string { return notes },
+	}.handler(ctx)
 	get := func() (int, string) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		return w.Code, w.Body.String()
 	}
-	if code, _ := get(); code != 200 {
-		t.Errorf("ready: %d", code)
+	if code, body := get(); code != 200 || body != "ok\n" {
+		t.Errorf("ready: %d %q", code, body)
+	}
+	notes = []string{"root key offline"}
+	if code, body := get(); code != 200 || body != "ok\nroot key offline\n" {
+		t.Errorf("ready, with a note: %d %q", code, body)
 	}
 	broken = errors.New("no serving certificate yet")
 	if code, body := get(); code != 503 || body != "tls: no serving certificate yet\n" {
