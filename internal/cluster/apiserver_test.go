@@ -41,6 +41,7 @@ func TestAPIServer(t *testing.T) {
 		"CreateOrRead":   testCreateOrRead,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
+		"WatchWebhooks":  testWatchWebhooks,
 		"namespaces":     testNamespaces,
 		"nodes":          testNodes,
 		"self-test":      testSelfTest,
