@@ -3,6 +3,7 @@ package manifests_test
 import (
 	"cmp"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -41,6 +43,7 @@ func TestAPIServer(t *testing.T) {
 		"the servers' pods are admitted":   testPodsAdmitted,
 		"the webhook's conditions":         testConditions,
 		"strict namespaces":                testStrict,
+		"ephemeral containers":             testEphemeral,
 		"policies are refused":             testPoliciesRefused,
 		"installing keeps the caBundle":    testBundleKept,
 		"Citadel may write one ConfigMap":  testConfigMapRights,
@@ -254,6 +257,71 @@ func testStrict(t *testing.T, l lab) {
 		no, err := refused(c.namespace, c.labels, "c", mesh.ProxyContainer)
 		if no != c.refused || !no && err != nil {
 			t.Errorf("%s %v: %v, want it refused: %v", c.namespace, c.labels, err, c.refused)
+		}
+	}
+}
+
+// What comes to a running pod of a strict namespace neither acts as its proxy nor changes
+// its network; what came before it was strict is in nobody's way.
+func testEphemeral(t *testing.T, l lab) {
+	const ns = "vault-running"
+	labelled := func(labels map[string]string) {
+		t.Helper()
+		o := object(t, &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: labels}})
+		if _, err := l.Resource(namespaces).Apply(t.Context(), ns, o, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labelled(nil)
+	account := object(t, &corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	if _, err := l.Resource(accounts).Namespace(ns).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	there := l.Resource(pods).Namespace(ns)
+	pod := object(t, &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	})
+	if _, err := there.Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	join := func(name, security string, dryRun ...string) error {
+		patch := fmt.Sprintf(`{"spec":{"ephemeralContainers":[{"name":%q,"image":"i","securityContext":%s}]}}`, name, security)
+		_, err := there.Patch(t.Context(), "p", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{DryRun: dryRun}, "ephemeralcontainers")
+		return err
+	}
+	const whole = `{"privileged":true,"runAsUser":1337}`
+	if err := join("before", whole); err != nil {
+		t.Fatal(err)
+	}
+	labelled(map[string]string{mesh.CaptureLabel: mesh.CaptureStrict})
+	const policy = "garrison-capture-strict-ephemeral"
+	refused := func(security string) (bool, error) {
+		err := join("late", security, metav1.DryRunAll)
+		return apierrors.IsForbidden(err) && strings.Contains(err.Error(), policy), err
+	}
+	eventually(t, policy+" is in force", func() bool {
+		no, _ := refused(whole)
+		return no
+	})
+	for security, want := range map[string]bool{
+		`null`:                 false,
+		`{}`:                   false,
+		`{"runAsUser":0}`:      false,
+		`{"runAsUser":13370}`:  false,
+		`{"privileged":false}`: false,
+		`{"capabilities":{"drop":["NET_ADMIN","ALL"]}}`:         false,
+		`{"capabilities":{"add":["NET_BIND_SERVICE","CHOWN"]}}`: false,
+		`{"runAsUser":1337}`:                     true,
+		`{"runAsGroup":1337}`:                    true,
+		`{"privileged":true}`:                    true,
+		`{"capabilities":{"add":["NET_ADMIN"]}}`: true,
+		`{"capabilities":{"add":["NET_RAW"]}}`:   true,
+		`{"capabilities":{"drop":["ALL"],"add":["CHOWN","cap_sys_ptrace"]}}`: true,
+		`{"capabilities":{"add":["All"]}}`:                                   true,
+	} {
+		if no, err := refused(security); no != want || !no && err != nil {
+			t.Errorf("%s: %v, want it refused: %v", security, err, want)
 		}
 	}
 }

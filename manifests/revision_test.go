@@ -94,6 +94,7 @@ func TestRevision(t *testing.T) {
 		"ClusterRoleBinding garrison-injector-canary",
 		"ConfigMap garrison-injector-canary-settings-h4sh",
 		"Deployment injector-canary",
+		"Lease garrison-injector-canary in istio-system",
 		"PodDisruptionBudget injector-canary",
 		"Role garrison-injector-canary",
 		"Role garrison-injector-canary in garrison-self-test",

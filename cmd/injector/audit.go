@@ -21,13 +21,15 @@ import (
 type audit struct {
 	settings   func() inject.Settings
 	namespaces *cluster.Namespaces
+	webhooks   *webhooks
 }
 
-// judge says what is wrong with a pod. As long as the namespaces are not known that is
+// judge says what is wrong with a pod. As long as namespaces or webhooks are not known that is
 // nothing, and no question to the API server, of which admission needs the answers:
 // all pods come again when they are.
 func (a *audit) judge(ctx context.Context, pod *corev1.Pod) (cluster.Finding, error) {
-	if a.namespaces.Ready() != nil {
+	shown := a.webhooks.shown.Load()
+	if shown == nil || a.namespaces.Ready() != nil {
 		return cluster.Finding{}, nil
 	}
 	ns, err := a.namespaces.Get(ctx, pod.Namespace)
@@ -37,7 +39,7 @@ func (a *audit) judge(ctx context.Context, pod *corev1.Pod) (cluster.Finding, er
 	if err != nil {
 		return cluster.Finding{}, err
 	}
-	found := inject.Audit(inject.FromPod(pod), ns, a.settings())
+	found := inject.Audit(inject.FromPod(pod), ns, a.settings(), *shown)
 	return cluster.Finding{LeftOut: found.LeftOut, Meant: found.Meant, Drifted: found.Drifted}, nil
 }
 

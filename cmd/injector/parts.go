@@ -28,7 +28,8 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 		Older:     func() []mesh.Node { return nodes.Older(inject.NativeMinor) },
 	})
 	overlays := &overlays{injector: injector, changed: again}
-	audit := audit{settings: injector.Settings, namespaces: namespaces}
+	webhooks := &webhooks{revision: c.settings.Revision(), changed: again}
+	audit := audit{settings: injector.Settings, namespaces: namespaces, webhooks: webhooks}
 	return serve.Parts{
 		"webhook":     serve.HTTP{Addr: c.listen, Handler: router(injector, c.limits, log), TLS: own.certificate.TLS("h2", "http/1.1")}.Run,
 		"certificate": api.WatchSecret(c.namespace, mesh.WorkloadSecret(mesh.ServerAccount(service)), own.update),
@@ -42,7 +43,8 @@ func parts(c *config, api *cluster.API, log *slog.Logger, metrics *prometheus.Re
 					"caBundle": api.KeepCABundle(cluster.CABundleKeeper{
 						Revision: c.settings.Revision(), Bundle: own.bundle, Changed: own.changed, Served: own.chain, Log: log, Metrics: metrics,
 					}),
-					"audit": api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: again, Log: log, Metrics: metrics}),
+					"webhooks": api.WatchWebhooks(webhooks.revision, webhooks.take),
+					"audit":    api.AuditPods(cluster.PodAudit{Judge: audit.judge, Again: again, Log: log, Metrics: metrics}),
 				})
 			})
 		},

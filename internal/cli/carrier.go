@@ -76,14 +76,19 @@ func kinds() []kind {
 	apps := []string{"apps", "extensions"}
 	return []kind{
 		{name: "Pod", groups: []string{""}, spoken: []string{"pod", "pods", "po"}},
-		{name: "Deployment", groups: apps, spoken: []string{"deployment", "deployments", "deploy"}, path: template, naming: behindReplicaSet("pod-template-hash"), restart: true},
-		{name: "StatefulSet", groups: apps, spoken: []string{"statefulset", "statefulsets", "sts"}, path: template, naming: ofStatefulSet, restart: true},
-		{name: "DaemonSet", groups: apps, spoken: []string{"daemonset", "daemonsets", "ds"}, path: template, naming: behind("DaemonSet", "controller-revision-hash"), restart: true},
-		{name: "ReplicaSet", groups: apps, spoken: []string{"replicaset", "replicasets", "rs"}, path: template, naming: behind("ReplicaSet")},
-		{name: "ReplicationController", groups: []string{""}, spoken: []string{"replicationcontroller", "replicationcontrollers", "rc"}, path: template, naming: behind("ReplicationController")},
+		{name: "Deployment", groups: apps, spoken: []string{"deployment", "deployments", "deploy"},
+			path: template, naming: behindReplicaSet("pod-template-hash"), restart: true},
+		{name: "StatefulSet", groups: apps, spoken: []string{"statefulset", "statefulsets", "sts"},
+			path: template, naming: ofStatefulSet, restart: true},
+		{name: "DaemonSet", groups: apps, spoken: []string{"daemonset", "daemonsets", "ds"},
+			path: template, naming: behind("DaemonSet", "controller-revision-hash"), restart: true},
+		{name: "ReplicaSet", groups: apps, spoken: []string{"replicaset", "replicasets", "rs"},
+			path: template, naming: behind("ReplicaSet")},
+		{name: "ReplicationController", groups: []string{""}, spoken: []string{"replicationcontroller", "replicationcontrollers", "rc"},
+			path: template, naming: behind("ReplicationController")},
 		{name: "Job", groups: []string{"batch"}, spoken: []string{"job", "jobs"}, path: template, naming: ofJob},
-		{name: "CronJob", groups: []string{"batch"}, spoken: []string{"cronjob", "cronjobs", "cj"}, path: []string{"spec", "jobTemplate", "spec", "template"},
-			naming: func(cron string) podMeta { return ofJob(cron + "-" + madeUpMinute) }},
+		{name: "CronJob", groups: []string{"batch"}, spoken: []string{"cronjob", "cronjobs", "cj"},
+			path: []string{"spec", "jobTemplate", "spec", "template"}, naming: func(cron string) podMeta { return ofJob(cron + "-" + madeUpMinute) }},
 		{name: "Rollout", groups: []string{"argoproj.io"}, spoken: []string{"rollout"}, path: template, naming: behindReplicaSet("rollouts-pod-template-hash")},
 	}
 }

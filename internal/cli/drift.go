@@ -113,7 +113,7 @@ func (i *installation) drifted(ctx context.Context, namespace string, notes io.W
 		case j.outcome == undecided:
 			fmt.Fprintf(notes, "%s: %s\n", at, n.Why)
 		case n.Differs:
-			d.Configuration, d.Reason, d.Difference, d.Do = n.Configuration, n.Why, n.Difference, n.Do
+			d.Configuration, d.Reason, d.Difference, d.Do = n.Configuration, summary(n), n.Difference, n.Do
 			found = append(found, d)
 		}
 		return nil
@@ -140,7 +140,7 @@ func writeDrifted(w io.Writer, found []drifted, diff bool) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAMESPACE\tPOD\tOWNER\tCONFIGURATION\tREASON")
 	for _, d := range found {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", d.Namespace, d.Pod, orDash(d.Owner), orDash(d.Configuration), d.summary())
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", d.Namespace, d.Pod, orDash(d.Owner), orDash(d.Configuration), d.Reason)
 	}
 	if err := table.Flush(); err != nil || !diff {
 		return err
@@ -165,10 +165,10 @@ func orDash(text string) string {
 	return text
 }
 
-// summary says in a line what differs: the reason, or the fields.
-func (d drifted) summary() string {
+// summary says in a line what differs: the fields, or why.
+func summary(n now) string {
 	var fields []string
-	for _, c := range d.Difference {
+	for _, c := range n.Difference {
 		field := c.Field
 		for _, list := range []string{"spec.initContainers[", "spec.containers["} {
 			if rest, ok := strings.CutPrefix(field, list); ok {
@@ -183,7 +183,7 @@ func (d drifted) summary() string {
 		}
 	}
 	if len(fields) == 0 {
-		return d.Reason
+		return n.Why
 	}
 	return "differs in " + strings.Join(fields, ", ")
 }

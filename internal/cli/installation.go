@@ -77,6 +77,9 @@ func (s *sources) open(c *cobra.Command) (*installation, error) {
 		}
 	}
 	if i.cluster == nil {
+		if len(i.given) == 0 {
+			return nil, mistaken(c, errors.New("--settings: missing: there is no cluster to read the injector's settings from"))
+		}
 		return i, i.withoutCluster(s)
 	}
 	err := s.readCluster(c.Context(), i)
@@ -185,9 +188,6 @@ func namespacesIn(documents []document) (map[string]mesh.Namespace, error) {
 
 // withoutCluster has files stand for all.
 func (i *installation) withoutCluster(s *sources) error {
-	if len(i.given) == 0 {
-		return errors.New("--settings: missing: there is no cluster to read the injector's settings from")
-	}
 	if i.overlays == nil {
 		i.overlays = &inject.Overlays{}
 	}

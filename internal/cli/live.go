@@ -30,10 +30,10 @@ type live struct {
 	page    int // how many pods are held at a time; 0: 500
 }
 
-// settingsConfigMap is how the names of the injectors' settings begin: behind it
-// stands a hash of what is in them.
+// settingsConfigMap is how the names of the injectors' settings begin: behind it stand
+// the revision, where it is not the default, and a hash of what is in them.
 const (
-	settingsConfigMap = "garrison-injector-settings"
+	settingsConfigMap = "garrison-injector-"
 	settingsKey       = "injector.yaml"
 )
 

@@ -61,7 +61,8 @@ garrison: 3 with another sidecar than they would get today`)
 
 		out, _, _ := c.run(t, "drift", "-n", "shop", "-o", "yaml")
 		var found []drifted
-		if err := yaml.UnmarshalStrict([]byte(out), &found); err != nil || len(found) != 2 || len(found[1].Difference) != 4 || found[1].Do == "" {
+		if err := yaml.UnmarshalStrict([]byte(out), &found); err != nil || len(found) != 2 || len(found[1].Difference) != 4 || found[1].Do == "" ||
+			found[1].Reason != "differs in istio-init.image, istio-init.resources, istio-proxy.image, istio-proxy.resources" {
 			t.Errorf("%v: %+v", err, found)
 		}
 	})
@@ -184,6 +185,20 @@ pod shop/refused: refused
 pod early/a: injected
   called      rev.namespace.sidecar-injector.istio.io of istio-sidecar-injector-canary, served by revision canary
 ...`)
+
+		// By another name, which is moved from one to the other.
+		prod := inject.Webhook{Tag: "prod"}
+		c.prepare(t, mesh.Namespace{Name: "tagged", Labels: map[string]string{mesh.RevisionLabel: prod.Tag}})
+		c.createPod(t, newSettings, "{name: moved, namespace: tagged}")
+		c.show(t, prod)
+		c.expect(t, 0, []string{"drift", "-n", "tagged"}, "")
+		c.conceal(t, prod)
+		prod.Revision = "canary"
+		c.show(t, prod)
+		c.expect(t, 3, []string{"drift", "-n", "tagged"}, `
+NAMESPACE  POD    OWNER  CONFIGURATION  REASON
+tagged     moved  -      NEW            differs in metadata.annotations[istio.io/rev], istio-init.image, istio-init.resources, istio-proxy.image, istio-proxy.resources
+garrison: 1 with another sidecar than they would get today`)
 		out, _, err := c.run(t, "inject", "-f", file)
 		if err != nil || !strings.Contains(out, "garrison/proxy:v3") {
 			t.Errorf("%v\n%s", err, out)
@@ -274,7 +289,8 @@ func (c shop) createPod(t *testing.T, settings, metadata string, containers ...s
 	manifest += "]}}"
 	if settings != "" {
 		var out bytes.Buffer
-		namespaces := "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: plain, labels: {istio-injection: enabled}}}\n"
+		namespaces := "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: plain, labels: {istio-injection: enabled}}}\n" +
+			"---\n{apiVersion: v1, kind: Namespace, metadata: {name: tagged, labels: {istio-injection: enabled}}}\n"
 		err := Run(t.Context(), Env{In: strings.NewReader(manifest), Out: &out}, "inject", "-f", "-", "--offline",
 			"--settings", writeFile(t, settings), "--namespace-file", writeFile(t, namespaces))
 		if err != nil {
@@ -298,7 +314,7 @@ func (c shop) install(t *testing.T, w inject.Webhook, settings string) {
 	t.Helper()
 	name := strings.Replace(w.Service(), mesh.InjectorService, "injector", 1)
 	ours := map[string]string{mesh.ManagedByLabel: mesh.ManagedBy, "app": name}
-	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: settingsConfigMap + "-of-" + name}, Data: map[string]string{settingsKey: settings}}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "garrison-" + name + "-settings-h4sh"}, Data: map[string]string{settingsKey: settings}}
 	if _, err := c.CoreV1().ConfigMaps(mesh.SystemNamespace).Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -317,11 +333,28 @@ func (c shop) install(t *testing.T, w inject.Webhook, settings string) {
 	if _, err := c.AppsV1().Deployments(mesh.SystemNamespace).Create(t.Context(), injector, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	c.show(t, w)
+}
+
+// show has the API server show pods to nobody, who stands for a revision's injector.
+func (c shop) show(t *testing.T, w inject.Webhook) {
+	t.Helper()
 	config, err := w.Configuration()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(t.Context(), config, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c shop) conceal(t *testing.T, w inject.Webhook) {
+	t.Helper()
+	config, err := w.Configuration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(t.Context(), config.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

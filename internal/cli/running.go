@@ -58,7 +58,9 @@ func (r running) created() ([]byte, error) {
 	}
 	delete(object, "status")
 	if meta, ok := object["metadata"].(map[string]any); ok {
-		for _, name := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"} {
+		for _, name := range []string{
+			"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds",
+		} {
 			delete(meta, name)
 		}
 		if meta["generateName"] != nil { // the API server chose the name, after the webhooks

@@ -43,6 +43,7 @@ func TestAPIServer(t *testing.T) {
 		"EnsureSecret":   testEnsureSecret,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
+		"WatchWebhooks":  testWatchWebhooks,
 		"namespaces":     testNamespaces,
 		"nodes":          testNodes,
 		"self-test":      testSelfTest,

@@ -13,10 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	admissionapply "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
-	admissioninformers "k8s.io/client-go/informers/admissionregistration/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -116,18 +114,10 @@ func newBundleLoop(a *API, k CABundleKeeper) (*bundleLoop, error) {
 	})); err != nil {
 		return nil, err
 	}
-	webhooks := admissioninformers.NewFilteredMutatingWebhookConfigurationInformer(a.Client, 0, cache.Indexers{},
-		func(o *metav1.ListOptions) {
-			o.LabelSelector = webhookLabels(k.Revision)
-		})
+	webhooks := newWebhookInformer(a.Client, k.Revision)
 	b.webhooks = webhooks.GetIndexer()
 	b.heed(k.Changed, b.webhooks)
 	return b, b.watch(webhooks, b.enqueue)
-}
-
-// webhookLabels selects the configurations that a revision serves.
-func webhookLabels(revision string) string {
-	return labels.Set{mesh.RevisionLabel: revision, mesh.ManagedByLabel: mesh.ManagedBy}.String()
 }
 
 // keep puts the caBundles of one object right.
@@ -212,7 +202,9 @@ func (b *bundleLoop) silence() {
 // an entry given up. UID and resource version make the API server refuse it when
 // the object is not the one that was looked at: without them an entry that has just
 // been taken out would come back as a stump.
-func bundleOnly(webhook *admissionv1.MutatingWebhookConfiguration, suffix string, bundle []byte) *admissionapply.MutatingWebhookConfigurationApplyConfiguration {
+func bundleOnly(
+	webhook *admissionv1.MutatingWebhookConfiguration, suffix string, bundle []byte,
+) *admissionapply.MutatingWebhookConfigurationApplyConfiguration {
 	apply := admissionapply.MutatingWebhookConfiguration(webhook.Name).
 		WithUID(webhook.UID).
 		WithResourceVersion(webhook.ResourceVersion)

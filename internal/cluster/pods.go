@@ -102,7 +102,9 @@ func newPodInformer(client kubernetes.Interface) cache.SharedIndexInformer {
 
 // listTrimmed lists all pods. It asks for the newest state, because an API server
 // does not divide what it answers from its cache.
-func listTrimmed(ctx context.Context, options metav1.ListOptions, list func(context.Context, metav1.ListOptions) (*corev1.PodList, error)) (*corev1.PodList, error) {
+func listTrimmed(
+	ctx context.Context, options metav1.ListOptions, list func(context.Context, metav1.ListOptions) (*corev1.PodList, error),
+) (*corev1.PodList, error) {
 	options.ResourceVersion, options.ResourceVersionMatch = "", ""
 	options.Limit, options.Continue = podPage, ""
 	all := &corev1.PodList{}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -75,17 +76,20 @@ type Finding struct {
 	Drifted bool   // today's settings would give it another sidecar, or none
 }
 
-// Audit looks at a pod that exists. Of one that was left out by nobody's will, the reason
-// is one of the past.
-func Audit(pod *Pod, ns mesh.Namespace, s Settings) Finding {
+type webhooks = []*admissionregistrationv1.MutatingWebhookConfiguration
+
+// Audit looks at a pod that exists with the eyes of one revision, which is shown pods by
+// these webhooks. Of a pod that was left out by nobody's will, the reason is one of the
+// past.
+func Audit(pod *Pod, ns mesh.Namespace, s Settings, shown webhooks) Finding {
 	if _, injected := pod.meta.Annotations[mesh.Status]; injected {
-		if pod.meta.Annotations[mesh.RevisionLabel] != s.revision && !s.wants(ns) {
+		if pod.meta.Annotations[mesh.RevisionLabel] != s.revision && !wants(ns, shown) {
 			return Finding{} // another revision's, which looks itself
 		}
 		old, _ := Outdated(pod, ns, s) // an error is a reason why it is
 		return Finding{Drifted: old}
 	}
-	if pod.Has() || !s.wants(ns) {
+	if pod.Has() || !wants(ns, shown) {
 		return Finding{}
 	}
 	switch d := decide(pod, ns, s); {
@@ -98,10 +102,28 @@ func Audit(pod *Pod, ns mesh.Namespace, s Settings) Finding {
 	}
 }
 
-// wants reports whether a namespace asks for the sidecars of this revision.
-func (s Settings) wants(ns mesh.Namespace) bool {
-	if enabled, said := ns.Labels[mesh.InjectionLabel]; said {
-		return enabled == "enabled" && s.revision == mesh.DefaultRevision
+// ShownBy returns the webhooks by which a revision is shown pods, of those there are that
+// it serves: its own and its tags'. Its own counts also while it is missing, which is when
+// pods are left out.
+func ShownBy(revision string, there webhooks) webhooks {
+	own, err := Webhook{Revision: revision}.Configuration()
+	if err != nil { // no webhook can be that revision's
+		return there
 	}
-	return ns.Labels[mesh.RevisionLabel] == s.revision
+	if slices.ContainsFunc(there, func(c *admissionregistrationv1.MutatingWebhookConfiguration) bool { return c.Name == own.Name }) {
+		return there
+	}
+	return append(webhooks{own}, there...)
+}
+
+// wants reports whether a namespace asks for sidecars by these webhooks: whether they show
+// pods of it that say nothing themselves.
+func wants(ns mesh.Namespace, shown webhooks) bool {
+	holds := func(admissionregistrationv1.MatchCondition) (bool, error) { return true, nil } // what one says of a pod, decide says too
+	for _, c := range shown {
+		if slices.ContainsFunc(Select(c, ns, nil, holds), func(s Selection) bool { return s.Called }) {
+			return true
+		}
+	}
+	return false
 }

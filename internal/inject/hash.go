@@ -23,9 +23,24 @@ func (e *edit) hash() string {
 	}
 	for _, raw := range slices.Concat(e.overrides.Containers, e.overrides.InitContainers) {
 		sum.Write([]byte{1})
-		sum.Write(canonical(raw))
+		sum.Write(authored(raw))
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+// authored spells what the author of an override wrote: of what the API server filled in,
+// the mount of the pod's token has another name in every pod.
+func authored(raw json.RawMessage) []byte {
+	fields := map[string]any{}
+	if kjson.UnmarshalCaseSensitivePreserveInts(raw, &fields) != nil {
+		return raw
+	}
+	dropFilledIn(fields)
+	out, err := json.Marshal(fields)
+	if err != nil {
+		return raw
+	}
+	return out
 }
 
 // canonical spells equal JSON alike: the API server sends members in the order of its

@@ -170,7 +170,8 @@ func (e *edit) checkMounts() {
 	e.pod.containers(func(list string, i int, c *container) {
 		for j, m := range c.VolumeMounts {
 			if isSidecarVolume(m.Name) && !slices.ContainsFunc(e.chosen, func(o overlay) bool { return o.mounts(c.Name, m.Name) }) {
-				e.refuse(ReservedName, fmt.Sprintf("spec.%s[%d].volumeMounts[%d].name", list, i, j), "%s is an injected volume, and only overlays of the operator's share it", m.Name)
+				e.refuse(ReservedName, fmt.Sprintf("spec.%s[%d].volumeMounts[%d].name", list, i, j),
+					"%s is an injected volume, and only overlays of the operator's share it", m.Name)
 			}
 		}
 	})

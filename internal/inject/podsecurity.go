@@ -46,6 +46,7 @@ func podSecurity(checks policy.Evaluator, ns mesh.Namespace, added []json.RawMes
 	if len(violations) == 0 {
 		return "", nil
 	}
-	return fmt.Sprintf("pod security %q of namespace %s refuses what injection adds: %s; set the namespace to privileged, or annotate the pod %s: %s and let the node capture",
+	return fmt.Sprintf("pod security %q of namespace %s refuses what injection adds: %s; "+
+		"set the namespace to privileged, or annotate the pod %s: %s and let the node capture",
 		enforced.Enforce.String(), ns.Name, strings.Join(violations, ", "), mesh.InterceptionMode, mesh.NoMode), nil
 }

@@ -47,7 +47,8 @@ func (p *Pod) record() (record, error) {
 		return r, annotationRefusal(mesh.Status, value, "not the JSON that injection writes: "+cut(strings.TrimPrefix(err.Error(), "json: ")))
 	}
 	if r.Hash == "" {
-		return r, falseStatus(statusField, "not written by Garrison, which always says of which configuration: was the pod injected by another injector, or its record copied?")
+		return r, falseStatus(statusField,
+			"not written by Garrison, which always says of which configuration: was the pod injected by another injector, or its record copied?")
 	}
 	for _, list := range [][]string{r.InitContainers, r.Containers, r.Volumes, r.ImagePullSecrets, r.Labels, r.Annotations} {
 		if len(list) > maxRecorded {
@@ -70,7 +71,8 @@ func (p *Pod) record() (record, error) {
 
 // falseStatus refuses a record that does not hold.
 func falseStatus(field, problem string) *Refusal {
-	return &Refusal{Reason: FalseStatus, Field: field, Problem: problem + "; `garrison uninject` takes an old sidecar off a manifest, or remove the annotation and the containers that it names"}
+	return &Refusal{Reason: FalseStatus, Field: field, Problem: problem +
+		"; `garrison uninject` takes an old sidecar off a manifest, or remove the annotation and the containers that it names"}
 }
 
 // reinject answers for a pod that carries a record of injection. It makes the sidecar

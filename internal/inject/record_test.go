@@ -382,8 +382,59 @@ func TestAudit(t *testing.T) {
 			mesh.Namespace{Name: "shop", Labels: map[string]string{mesh.RevisionLabel: "canary"}}, false, false, false},
 		{"of another configuration", `{metadata: {annotations: {sidecar.istio.io/status: '{"containers":["istio-proxy"],"hash":"0"}'}}, spec: {containers: [{name: a}, {name: istio-proxy}]}}`, labelled, false, false, true},
 	} {
-		if got := Audit(pod(t, c.pod), c.ns, s); (got.LeftOut != "") != c.leftOut || got.Meant != c.meant || got.Drifted != c.drifted {
+		if got := Audit(pod(t, c.pod), c.ns, s, ShownBy(mesh.DefaultRevision, nil)); (got.LeftOut != "") != c.leftOut || got.Meant != c.meant || got.Drifted != c.drifted {
 			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+// TestAuditByWebhooks: a namespace asks for the sidecars of a revision by whatever name a
+// webhook of that revision goes by, and by none that another has taken over.
+func TestAuditByWebhooks(t *testing.T) {
+	of := func(label, value string) mesh.Namespace {
+		return mesh.Namespace{Name: "shop", Labels: map[string]string{label: value}}
+	}
+	const bare = "{metadata: {}, spec: {containers: [{name: a}]}}"
+	injectedBy := func(revision string) string {
+		return `{metadata: {annotations: {istio.io/rev: ` + revision + `, sidecar.istio.io/status: '{"containers":["istio-proxy"],"hash":"0"}'}},
+spec: {containers: [{name: a}, {name: istio-proxy}]}}`
+	}
+	handedOver := []Webhook{{Neutral: true}}
+	for name, c := range map[string]struct {
+		revision         string
+		there            []Webhook
+		ns               mesh.Namespace
+		pod              string
+		leftOut, drifted bool
+	}{
+		"no webhook is there":             {"canary", nil, of(mesh.RevisionLabel, "canary"), bare, true, false},
+		"nor a tag":                       {"canary", nil, of(mesh.RevisionLabel, "prod"), bare, false, false},
+		"by a tag":                        {"canary", []Webhook{{Revision: "canary", Tag: "prod"}}, of(mesh.RevisionLabel, "prod"), bare, true, false},
+		"beside a tag":                    {"canary", []Webhook{{Revision: "canary", Tag: "prod"}}, of(mesh.RevisionLabel, "canary"), bare, true, false},
+		"by a tag of the default's":       {"default", []Webhook{{}, {Tag: "prod"}}, of(mesh.RevisionLabel, "prod"), bare, true, false},
+		"by the default's tag":            {"canary", []Webhook{{Revision: "canary", Tag: "default"}}, of(mesh.InjectionLabel, "enabled"), bare, true, false},
+		"unlabelled":                      {"default", []Webhook{{NamespacesByDefault: true}}, mesh.Namespace{Name: "shop"}, bare, true, false},
+		"unlabelled, and not asked for":   {"default", []Webhook{{}}, mesh.Namespace{Name: "shop"}, bare, false, false},
+		"handed over":                     {"default", handedOver, of(mesh.InjectionLabel, "enabled"), bare, false, false},
+		"handed over, and made since":     {"default", handedOver, of(mesh.InjectionLabel, "enabled"), injectedBy("canary"), false, false},
+		"taken over, made before":         {"canary", []Webhook{{Revision: "canary", Tag: "prod"}}, of(mesh.RevisionLabel, "prod"), injectedBy("default"), false, true},
+		"a tag that is another's":         {"default", []Webhook{{}}, of(mesh.RevisionLabel, "prod"), injectedBy("canary"), false, false},
+		"named as no webhook can be":      {"Canary.1", nil, of(mesh.RevisionLabel, "Canary.1"), bare, false, false},
+		"of the system, whatever it says": {"default", []Webhook{{}}, mesh.Namespace{Name: "kube-system", Labels: map[string]string{mesh.InjectionLabel: "enabled"}}, bare, false, false},
+	} {
+		o := defaultOptions()
+		o.Revision = c.revision
+		s, err := NewSettings(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var there webhooks
+		for _, w := range c.there {
+			there = append(there, configuration(t, w))
+		}
+		got := Audit(pod(t, c.pod), c.ns, s, ShownBy(c.revision, there))
+		if (got.LeftOut != "") != c.leftOut || got.Drifted != c.drifted || got.Meant {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

@@ -116,10 +116,15 @@ func (h Hole) String() string { return h.What + " (" + string(h.From) + ")" }
 // holes that are left. The error is one [*Refusal] or several.
 func (e *edit) granted() {
 	rule, strict := e.settings.trusts(e.ns), strict(e.ns)
+	_, written := trio(e.pod.meta.Annotations)
 	for i := range e.settings.table {
-		a := &e.settings.table[i]
-		if _, from, found := lookup(a, e.pod, e.ns); found && from == OnPod && !rule.annotations.grant(a.Name, false) {
-			e.refuse(NotGranted, annotationAt(a.Name, OnPod, ""), "the operator does not allow this annotation in namespace %s", quote(e.ns.Name))
+		if _, ok := e.pod.meta.Annotations[e.settings.table[i].Name]; ok {
+			written = append(written, e.settings.table[i].Name)
+		}
+	}
+	for _, name := range written {
+		if !rule.annotations.grant(name, false) {
+			e.refuse(NotGranted, annotationAt(name, OnPod, ""), "the operator does not allow this annotation in namespace %s", quote(e.ns.Name))
 		}
 	}
 	c, port := e.options.capture, e.options.statusPort()
@@ -154,7 +159,8 @@ func (e *edit) granted() {
 	for _, v := range e.options.volumes {
 		for _, kind := range volumeKinds(v) {
 			if !rule.volumes.grant(kind, false) && (kind == hostPath || !slices.Contains(rule.volumes, notHostPath)) {
-				e.refuse(NotGranted, annotationAt(mesh.UserVolume, OnPod, ""), "volume %s is a %s, which the operator does not allow in namespace %s", quote(v.Name), kind, quote(e.ns.Name))
+				e.refuse(NotGranted, annotationAt(mesh.UserVolume, OnPod, ""),
+					"volume %s is a %s, which the operator does not allow in namespace %s", quote(v.Name), kind, quote(e.ns.Name))
 			} else if kind == hostPath {
 				e.hole(OnPod, fmt.Sprintf("volume %s reaches the node's %s", v.Name, v.HostPath.Path))
 			}

@@ -104,7 +104,8 @@ func (w Webhook) checked() (Webhook, error) {
 			continue
 		}
 		if wrong := validation.IsDNS1123Label(flag.value); len(wrong) > 0 || len(flag.value) > maxRevision {
-			errs = append(errs, fmt.Errorf("%s %.64q: want at most %d small letters, digits and -, with a letter or digit at both ends", flag.name, flag.value, maxRevision))
+			errs = append(errs, fmt.Errorf("%s %.64q: want at most %d small letters, digits and -, with a letter or digit at both ends",
+				flag.name, flag.value, maxRevision))
 		}
 	}
 	if w.Revision == mesh.DefaultRevision {
