@@ -26,6 +26,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -309,6 +310,16 @@ func testSelfTest(t *testing.T, l lab) {
 		r.Allowed, r.PatchType = true, new(admissionv1.PatchTypeJSONPatch)
 		r.Patch = []byte(`[{"op":"add","path":"/spec/containers/-","value":{"name":"istio-proxy","image":"none"}}]`)
 	}
+	answer.Store(&patch)
+	expect("")
+	// A sidecar that pod security refuses was put there all the same.
+	restrict := []byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`)
+	if _, err := l.admin.Client.CoreV1().Namespaces().Patch(t.Context(), ns, types.StrategicMergePatchType, restrict, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	allowAsIs := func(r *admissionv1.AdmissionResponse) { r.Allowed = true }
+	answer.Store(&allowAsIs)
+	expect("the pod is not admitted: pods \"self-test\" is forbidden: violates PodSecurity")
 	answer.Store(&patch)
 	expect("")
 	if left, err := l.admin.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) != 0 {
