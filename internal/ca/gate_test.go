@@ -101,6 +101,9 @@ func TestGateServesWhatEndsSoonestFirst(t *testing.T) {
 			e.enter(t.Context(), pod, time.Time{})
 		}
 		e.expectTurns("busy", "ended", "new 1", "remembered", "new 2", "hour", "new 3", "noon")
+		if e.gate.held < 300*time.Millisecond || e.gate.held > time.Second {
+			t.Errorf("after eight turns of a second a turn is thought to take %v", e.gate.held)
+		}
 	})
 }
 
@@ -153,9 +156,16 @@ func TestGateDeadlines(t *testing.T) {
 		if err := e.gone["hangs up"]; !errors.Is(err, context.Canceled) {
 			t.Errorf("who hung up got %v", err)
 		}
+		e.turns = nil
+		e.enter(t.Context(), "busy", time.Time{})
+		e.gate.held = time.Millisecond
+		e.enter(within(1100*time.Millisecond), "too short", time.Time{})
+		e.gate.held = time.Second
+		time.Sleep(1001 * time.Millisecond)
+		e.expectBusy("too short", busyLate)
 		e.gate.held = 10 * time.Second // a stall that is over must not keep the gate shut
 		e.enter(within(5*time.Second), "after", time.Time{})
-		e.expectTurns("busy", "next", "after")
+		e.expectTurns("busy", "after")
 	})
 }
 
@@ -172,6 +182,19 @@ func TestGateKeepsItsSlotsWhenCallersHangUp(t *testing.T) {
 		e.wg.Wait()
 		if got := len(e.turns) + len(e.busy) + len(e.gone); got != 200 || len(e.turns) < 10 || len(e.busy) < 10 {
 			t.Errorf("%d turns, %d busy, %d gone", len(e.turns), len(e.busy), len(e.gone))
+		}
+		for range 100 { // of whose last two things one is seen first, by chance
+			leave, err := e.gate.Enter(t.Context(), e.sleep, "holds", time.Time{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, hangUp := context.WithCancel(t.Context())
+			e.gate.slots = 1
+			e.enter(ctx, "hangs up", time.Time{})
+			hangUp()
+			leave()
+			e.wg.Wait()
+			time.Sleep(time.Minute) // until the buckets are full
 		}
 		e.expectTurns(e.turns...)
 	})

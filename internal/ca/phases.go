@@ -20,7 +20,9 @@ const (
 func (p phase) String() string { return [...]string{"authenticate", "queue", "sign", "record"}[p] }
 
 // phases measures where the time of requests goes.
-type phases struct{ seconds [phaseRecord + 1]prometheus.Observer }
+type phases struct {
+	seconds [phaseRecord + 1]prometheus.Observer
+}
 
 func newPhases(r prometheus.Registerer) *phases {
 	seconds := promauto.With(r).NewHistogramVec(prometheus.HistogramOpts{
