@@ -80,6 +80,7 @@ func TestParseRefuses(t *testing.T) {
 		"short root":      {[]string{"--root-ttl=1000h"}, "", []string{"max-workload-cert-ttl 2160h0m0s: more than half of root-ttl 1000h0m0s", "secret-ttl 2160h0m0s: more than half"}},
 		"no lifetime":     {[]string{"--workload-cert-ttl=0", "--secret-ttl=-1h"}, "", []string{"workload-cert-ttl 0s: less than a minute", "secret-ttl -1h0m0s: less than a minute"}},
 		"empty":           {[]string{"--token-audience=", "--namespace=", "--issuance-log="}, "", []string{"token-audience: empty", "namespace: empty", "issuance-log: empty"}},
+		"no limit":        {[]string{"--max-rate=0", "--caller-burst=-1", "--source-rate=NaN", "--max-signing=-1"}, "", []string{"max-rate 0: must be more than 0", "caller-burst -1: must be", "source-rate NaN: must be", "max-signing -1: less than 0"}},
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
