@@ -22,7 +22,7 @@ func (l *limits) flags(f *pflag.FlagSet) {
 	f.Float64Var(&l.gate.Rate, "max-rate", ca.DefaultRate, "requests a second, of all callers")
 	f.Float64Var(&l.gate.CallerRate, "caller-rate", ca.DefaultCallerRate, "requests a second, of one pod")
 	f.IntVar(&l.gate.CallerBurst, "caller-burst", ca.DefaultCallerBurst, "requests of one pod at once")
-	f.IntVar(&l.door.Connections, "max-connections", serve.DefaultConnections, "open connections; others are closed at once")
+	f.IntVar(&l.door.Connections, "max-connections", serve.DefaultConnections, "open connections; others wait until one of them has gone")
 	f.IntVar(&l.door.Handshakes, "max-handshakes", serve.DefaultHandshakes, "TLS handshakes under way")
 	f.IntVar(&l.door.SourceHandshakes, "max-source-handshakes", serve.DefaultSourceHandshakes, "TLS handshakes under way with one address (of IPv6, one /64)")
 	f.Float64Var(&l.door.SourceRate, "source-rate", serve.DefaultSourceRate, "new connections a second from one address")

@@ -139,7 +139,7 @@ func newServer(door *serve.Door, serving *serve.Certificate, service securityapi
 		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle:     30 * time.Second, // agents come twice a day, and would keep theirs
+			MaxConnectionIdle:     5 * time.Second,  // agents come twice a day, and would keep theirs
 			MaxConnectionAge:      30 * time.Minute, // and up to a tenth more or less: clients spread over new replicas
 			MaxConnectionAgeGrace: 10 * time.Second,
 			Time:                  time.Minute,

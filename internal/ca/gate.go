@@ -24,7 +24,7 @@ import (
 
 // Defaults of [GateOptions].
 const (
-	DefaultWaiting     = 2048
+	DefaultWaiting     = 4096
 	DefaultRate        = 5000
 	DefaultCallerRate  = 1
 	DefaultCallerBurst = 30

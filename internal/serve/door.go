@@ -19,9 +19,10 @@ import (
 )
 
 // Defaults of [DoorOptions]. Pods have addresses of their own; the most that comes
-// from one is a node whose pods hide behind it, a few hundred.
+// from one is a node whose pods hide behind it, a few hundred. A connection takes
+// about 40 KiB.
 const (
-	DefaultConnections      = 10000
+	DefaultConnections      = 4096
 	DefaultHandshakes       = 1024
 	DefaultSourceHandshakes = 128
 	DefaultSourceRate       = 100
@@ -53,16 +54,24 @@ type DoorOptions struct {
 // anything: how many connections they have, how fast they open them, how many of
 // them sit in a handshake, how many calls have begun and for how long. A source is
 // an IPv4 address or the /64 of an IPv6 one, as whoever has one address of that has
-// them all. What is too much is closed without a word, at the cost of an accept.
+// them all.
+//
+// What is too much of one source is closed without a word, at the cost of an accept.
+// What is too much of all together waits where the kernel keeps it: when everybody
+// starts at once, clients that are sent away come back, with more work than before and
+// in the end with pauses of a minute.
 //
 // It belongs to one server: pass [Door.Options] to grpc.NewServer and the door to
 // [GRPC].
 type Door struct {
 	options DoorOptions
 	refused *prometheus.CounterVec
+	waited  prometheus.Counter
 	failed  prometheus.Counter
 
 	mu          sync.Mutex
+	left        sync.Cond // a connection or a handshake has ended, or the door has closed
+	closed      bool
 	connections int
 	handshakes  int
 	calls       int
@@ -77,8 +86,6 @@ type source struct {
 
 // Why a [Door] stays shut, as the metric says it.
 const (
-	refusedConnections      = "connections"
-	refusedHandshakes       = "handshakes"
 	refusedSourceHandshakes = "source-handshakes"
 	refusedSourceRate       = "source-rate"
 	refusedCalls            = "calls"
@@ -101,12 +108,16 @@ func NewDoor(o DoorOptions) *Door {
 			Name: "grpc_door_refused_total",
 			Help: "Connections and calls that were turned away before anything was read of them, by the limit that was reached.",
 		}, []string{"limit"}),
+		waited: f.NewCounter(prometheus.CounterOpts{
+			Name: "grpc_door_waits_total", Help: "Times that new connections had to wait because there were too many, or too many handshakes.",
+		}),
 		failed: f.NewCounter(prometheus.CounterOpts{
 			Name: "grpc_door_handshake_failures_total", Help: "Connections that ended, or took too long, before TLS was established.",
 		}),
 		sources: recent.New[netip.Prefix, *source](sourcesKept),
 	}
-	for _, limit := range []string{refusedConnections, refusedHandshakes, refusedSourceHandshakes, refusedSourceRate, refusedCalls} {
+	d.left.L = &d.mu
+	for _, limit := range []string{refusedSourceHandshakes, refusedSourceRate, refusedCalls} {
 		d.refused.WithLabelValues(limit)
 	}
 	for _, g := range []struct {
@@ -173,6 +184,7 @@ type listener struct {
 // Accept returns the next connection that may come in.
 func (l listener) Accept() (net.Conn, error) {
 	for {
+		l.door.wait()
 		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
@@ -183,6 +195,29 @@ func (l listener) Accept() (net.Conn, error) {
 		}
 		l.door.refused.WithLabelValues(limit).Inc()
 		slam(c)
+	}
+}
+
+// Close also ends a wait in Accept.
+func (l listener) Close() error {
+	l.door.mu.Lock()
+	l.door.closed = true
+	l.door.mu.Unlock()
+	l.door.left.Broadcast()
+	return l.Listener.Close()
+}
+
+// wait returns when there may be one more connection. It is for the one goroutine
+// that accepts.
+func (d *Door) wait() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	full := func() bool { return d.connections >= d.options.Connections || d.handshakes >= d.options.Handshakes }
+	if full() {
+		d.waited.Inc()
+	}
+	for full() && !d.closed {
+		d.left.Wait()
 	}
 }
 
@@ -204,15 +239,11 @@ func (d *Door) enter(c net.Conn) (v *visitor, limit string) {
 		s = &source{opened: rate.NewLimiter(rate.Limit(d.options.SourceRate), d.options.SourceBurst)}
 		d.sources.Put(from, s)
 	}
-	switch o := d.options; {
-	case s.handshakes >= o.SourceHandshakes:
+	if s.handshakes >= d.options.SourceHandshakes {
 		return nil, refusedSourceHandshakes
-	case !s.opened.Allow():
+	}
+	if !s.opened.Allow() {
 		return nil, refusedSourceRate
-	case d.connections >= o.Connections:
-		return nil, refusedConnections
-	case d.handshakes >= o.Handshakes:
-		return nil, refusedHandshakes
 	}
 	d.connections++
 	d.handshakes++
@@ -255,6 +286,7 @@ func (v *visitor) shaken() bool {
 	v.shaking = false
 	v.door.handshakes--
 	v.from.handshakes--
+	v.door.left.Signal()
 	return true
 }
 
@@ -267,6 +299,7 @@ func (v *visitor) Close() error {
 	if !v.gone {
 		v.gone = true
 		v.door.connections--
+		v.door.left.Signal()
 	}
 	v.door.mu.Unlock()
 	return v.Conn.Close()

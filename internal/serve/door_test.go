@@ -225,28 +225,52 @@ func TestDoorCutsSlowHandshakes(t *testing.T) {
 	h.expect(t, map[string]float64{"grpc_door_handshakes": 0, "grpc_door_connections": 0, "grpc_door_handshake_failures_total": 2})
 }
 
-// All sources together have their limits, and a source may not open connections in
-// a loop.
-func TestDoorLimits(t *testing.T) {
-	for limit, o := range map[string]DoorOptions{
-		refusedHandshakes:  {Handshakes: 4},
-		refusedConnections: {Connections: 4},
-		refusedSourceRate:  {SourceBurst: 4, SourceRate: 1e-9},
-	} {
-		t.Run(limit, func(t *testing.T) {
+// A source may not open connections in a loop.
+func TestDoorLimitsConnectionsOfASource(t *testing.T) {
+	h := newHouse(t, DoorOptions{SourceBurst: 4, SourceRate: 1e-9})
+	for range 4 {
+		h.knock(t, "127.0.0.1")
+	}
+	h.expect(t, map[string]float64{"grpc_door_connections": 4})
+	h.expectRefused(t)
+	h.expect(t, map[string]float64{"grpc_door_connections": 4, "grpc_door_refused_total source-rate": 1})
+}
+
+// What is too much of all sources together waits until others have gone.
+func TestDoorLetsTheRestWait(t *testing.T) {
+	for name, o := range map[string]DoorOptions{"handshakes": {Handshakes: 4}, "connections": {Connections: 4}} {
+		t.Run(name, func(t *testing.T) {
 			h := newHouse(t, o)
+			var in []net.Conn
 			for n := range 4 {
-				from := fmt.Sprintf("127.0.0.%d", n+1)
-				if limit == refusedSourceRate {
-					from = "127.0.0.1"
-				}
-				h.knock(t, from)
+				in = append(in, h.knock(t, fmt.Sprintf("127.0.0.%d", n+1)))
 			}
+			h.expect(t, map[string]float64{"grpc_door_connections": 4, "grpc_door_waits_total": 1})
+			done := make(chan codes.Code, 1)
+			conn := h.dial(t, "127.0.0.9")
+			go func() { done <- call(t, conn) }()
+			h.knock(t, "127.0.0.5")
 			h.expect(t, map[string]float64{"grpc_door_connections": 4})
-			h.expectRefused(t)
-			h.expect(t, map[string]float64{"grpc_door_connections": 4, "grpc_door_refused_total " + limit: 1})
+			select {
+			case code := <-done:
+				t.Fatalf("%v, before anybody had gone", code)
+			default:
+			}
+			for _, c := range in {
+				c.Close()
+			}
+			if code := <-done; code != codes.OK {
+				t.Errorf("afterwards: %v", code)
+			}
 		})
 	}
+}
+
+// A server that is full can be stopped.
+func TestDoorClosesWhenFull(t *testing.T) {
+	h := newHouse(t, DoorOptions{Connections: 1})
+	h.knock(t, "127.0.0.1")
+	h.expect(t, map[string]float64{"grpc_door_waits_total": 1})
 }
 
 // silence begins a call and never sends the request.

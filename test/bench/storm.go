@@ -68,8 +68,8 @@ func (b bench) storm(ctx context.Context) (err error) {
 		figure{name: "storm.cpu", values: []float64{s.cpu.Seconds() * 1000 / float64(len(s.waits))}, unit: "ms-per-agent"},
 		figure{name: "storm.memory", values: []float64{float64(s.memory) / (1 << 20)}, unit: "MiB", goal: stormMemoryGoal},
 	)
-	for _, name := range []string{"grpc_door_refused_total", "citadel_csr_refused_total"} {
-		b.report(figure{name: "storm." + name, values: []float64{exposition.Sum(s.metrics, name)}, unit: "refused"})
+	for _, name := range []string{"grpc_door_refused_total", "grpc_door_waits_total", "citadel_csr_refused_total"} {
+		b.report(figure{name: "storm." + name, values: []float64{exposition.Sum(s.metrics, name)}, unit: "times"})
 	}
 	return nil
 }
