@@ -136,7 +136,6 @@ func newServer(door *serve.Door, serving *serve.Certificate, service securityapi
 		grpc.MaxConcurrentStreams(100),
 		grpc.ReadBufferSize(4<<10), // of each connection, most of which carry one request
 		grpc.WriteBufferSize(4<<10),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     5 * time.Second,  // agents come twice a day, and would keep theirs

@@ -65,12 +65,21 @@ func (e *entrants) enter(ctx context.Context, pod string, expires time.Time) {
 	synctest.Wait() // it is in, or in line, before the next one comes
 }
 
+// guess makes the gate believe that a turn takes so long.
+func (e *entrants) guess(d time.Duration) {
+	e.gate.mu.Lock()
+	defer e.gate.mu.Unlock()
+	e.gate.held = d
+}
+
 func (e *entrants) expectTurns(want ...string) {
 	e.t.Helper()
 	e.wg.Wait()
 	if !slices.Equal(e.turns, want) {
 		e.t.Errorf("turns of %q, want %q", e.turns, want)
 	}
+	e.gate.mu.Lock()
+	defer e.gate.mu.Unlock()
 	if e.gate.taken != 0 || e.gate.room.len() != 0 {
 		e.t.Errorf("%d slots taken and %d waiting at the end", e.gate.taken, e.gate.room.len())
 	}
@@ -140,11 +149,11 @@ func TestGateDeadlines(t *testing.T) {
 			t.Cleanup(cancel)
 			return ctx
 		}
-		e.gate.held = time.Second
+		e.guess(time.Second)
 		e.enter(t.Context(), "busy", time.Time{})
 		e.enter(within(1500*time.Millisecond), "cannot", time.Time{})
 		e.expectBusy("cannot", busyLate)
-		e.gate.held = time.Millisecond // a wrong guess
+		e.guess(time.Millisecond) // a wrong guess
 		e.enter(within(500*time.Millisecond), "ends", time.Time{})
 		ctx, hangUp := context.WithCancel(t.Context())
 		e.enter(ctx, "hangs up", time.Time{})
@@ -158,12 +167,12 @@ func TestGateDeadlines(t *testing.T) {
 		}
 		e.turns = nil
 		e.enter(t.Context(), "busy", time.Time{})
-		e.gate.held = time.Millisecond
+		e.guess(time.Millisecond)
 		e.enter(within(1100*time.Millisecond), "too short", time.Time{})
-		e.gate.held = time.Second
+		e.guess(time.Second)
 		time.Sleep(1001 * time.Millisecond)
 		e.expectBusy("too short", busyLate)
-		e.gate.held = 10 * time.Second // a stall that is over must not keep the gate shut
+		e.guess(10 * time.Second) // a stall that is over must not keep the gate shut
 		e.enter(within(5*time.Second), "after", time.Time{})
 		e.expectTurns("busy", "after")
 	})
@@ -176,20 +185,20 @@ func TestGateKeepsItsSlotsWhenCallersHangUp(t *testing.T) {
 		for n := range 200 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+n%7)*time.Second)
 			defer cancel()
-			e.gate.held = time.Millisecond // so that none is refused beforehand
+			e.guess(time.Millisecond) // so that none is refused beforehand
 			e.enter(ctx, fmt.Sprint(n), time.Time{})
 		}
 		e.wg.Wait()
 		if got := len(e.turns) + len(e.busy) + len(e.gone); got != 200 || len(e.turns) < 10 || len(e.busy) < 10 {
 			t.Errorf("%d turns, %d busy, %d gone", len(e.turns), len(e.busy), len(e.gone))
 		}
-		for range 100 { // of whose last two things one is seen first, by chance
+		e.gate.slots = 1 // nobody is in
+		for range 100 {  // of whose last two things one is seen first, by chance
 			leave, err := e.gate.Enter(t.Context(), e.sleep, "holds", time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, hangUp := context.WithCancel(t.Context())
-			e.gate.slots = 1
 			e.enter(ctx, "hangs up", time.Time{})
 			hangUp()
 			leave()
@@ -212,7 +221,11 @@ func TestGateBuckets(t *testing.T) {
 				leave()
 				return 0
 			}
-			return err.(*Busy).After
+			busy, ok := errors.AsType[*Busy](err)
+			if !ok {
+				t.Fatal(err)
+			}
+			return busy.After
 		}
 		loop := func(pod string, want int) {
 			t.Helper()
