@@ -35,6 +35,7 @@ type settings struct {
 	issuanceLog   string // "stdout" or a directory
 	syncLog       bool
 	keys          keySettings
+	limits
 }
 
 // errVersion is the answer to --version.
@@ -64,6 +65,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.BoolVar(&s.allNamespaces, "secrets-in-all-namespaces", false, "write Secrets for the service accounts of every namespace, not only of those with injection")
 	f.StringVar(&s.issuanceLog, "issuance-log", toStdout, "where the record of certificates and refusals goes: stdout, or a directory that outlives the process")
 	f.BoolVar(&s.syncLog, "issuance-log-sync", true, "issue only what the disk has on record; for a directory")
+	s.flags(f)
 	f.StringVar(&s.namespace, "namespace", mesh.SystemNamespace, "namespace that this process runs in (POD_NAMESPACE)")
 	f.StringVar(&s.pod, "pod-name", hostname, "name of this replica, unlike all others (POD_NAME)")
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "file that describes the cluster; the one it runs in without")
@@ -98,8 +100,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		}
 	}
 	s.authority.SystemNamespace = s.namespace
-	errs = append(errs, readKeys()...)
-	return s, errors.Join(append(errs, s.lifetimes()...)...)
+	return s, errors.Join(slices.Concat(errs, readKeys(), s.lifetimes(), s.check())...)
 }
 
 // lifetimes returns what is wrong with the lifetimes, each and together.

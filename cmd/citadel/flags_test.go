@@ -88,6 +88,7 @@ func TestParseRefuses(t *testing.T) {
 		"two CAs": {[]string{"--ca=self-signed", "--ca-dir=/a", "--signing-cert=/a"}, "", []string{
 			"ca-dir: excludes signing-cert", "ca self-signed: excludes the files",
 		}},
+		"no limit":        {[]string{"--max-rate=0", "--caller-burst=-1", "--source-rate=NaN", "--max-signing=-1"}, "", []string{"max-rate 0: must be more than 0", "caller-burst -1: must be", "source-rate NaN: must be", "max-signing -1: less than 0"}},
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},

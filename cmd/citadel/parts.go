@@ -31,10 +31,10 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	}
 	authority := keys.authority
 	service := ca.NewService(authority, authenticator(p.api.Tokens(s.audience, 0)),
-		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority)})
-	serving := new(serve.Certificate)
+		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics)})
+	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
 	return serve.Parts{
-		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(serving, service)}.Run,
+		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, service), Door: door}.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },

@@ -92,22 +92,22 @@ func authenticator(tokens *cluster.TokenReviewer) ca.Authenticator {
 
 // newServer limits what a stranger may cost before a token was seen: the largest
 // request is a token and a CSR of 16 KiB each.
-func newServer(serving *serve.Certificate, service securityapi.IstioCertificateServiceServer) *grpc.Server {
-	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(serving.TLS("h2"))),
-		grpc.ConnectionTimeout(5*time.Second), // TLS handshake included
+func newServer(door *serve.Door, serving *serve.Certificate, service securityapi.IstioCertificateServiceServer) *grpc.Server {
+	server := grpc.NewServer(append(door.Options(credentials.NewTLS(serving.TLS("h2"))),
 		grpc.MaxRecvMsgSize(64<<10),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.MaxConcurrentStreams(100),
+		grpc.ReadBufferSize(4<<10), // of each connection, most of which carry one request
+		grpc.WriteBufferSize(4<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle:     5 * time.Minute,
-			MaxConnectionAge:      30 * time.Minute, // clients spread over new replicas
+			MaxConnectionIdle:     5 * time.Second,  // agents come twice a day, and would keep theirs
+			MaxConnectionAge:      30 * time.Minute, // and up to a tenth more or less: clients spread over new replicas
 			MaxConnectionAgeGrace: 10 * time.Second,
 			Time:                  time.Minute,
 			Timeout:               20 * time.Second,
 		}),
-	)
+	)...)
 	securityapi.RegisterIstioCertificateServiceServer(server, service)
 	return server
 }

@@ -25,6 +25,7 @@ type Metrics struct {
 	unsigned  *prometheus.CounterVec // by error
 	issued    prometheus.Counter
 	shortened prometheus.Counter
+	phases    *phases
 }
 
 // NewMetrics registers the counters of a service and the expiry of authority's
@@ -39,6 +40,7 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 		unproven:  counter("authentication_failure_count", "Requests whose sender was not proven, or asked for the identity of another."),
 		malformed: counter("csr_parsing_err_count", "Requests whose CSR was not acceptable."),
 		misnamed:  counter("id_extraction_err_count", "Requests whose CSR claims another identity than its sender's."),
+		phases:    newPhases(r),
 		issued:    counter("success_cert_issuance_count", "Certificates issued on request."),
 		shortened: counter("shortened_cert_issuance_count",
 			"Certificates issued on request for less time than it asked for, because the signing certificate or a root ends."),

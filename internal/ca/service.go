@@ -56,6 +56,7 @@ const (
 type ServiceOptions struct {
 	Log     *slog.Logger // nothing is logged
 	Metrics *Metrics     // nothing can read them
+	Gate    *Gate        // everybody is served at once
 }
 
 // NewService returns the gRPC service by which workloads ask for certificates,
@@ -68,13 +69,14 @@ func NewService(a *Authority, auth Authenticator, o ServiceOptions) securityapi.
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil, a)
 	}
-	return &service{authority: a, auth: auth, log: o.Log, metrics: o.Metrics}
+	return &service{authority: a, auth: auth, gate: o.Gate, log: o.Log, metrics: o.Metrics}
 }
 
 type service struct {
 	securityapi.UnimplementedIstioCertificateServiceServer
 	authority *Authority
 	auth      Authenticator
+	gate      *Gate
 	log       *slog.Logger
 	metrics   *Metrics
 }
@@ -110,14 +112,33 @@ func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCe
 		}
 	}()
 
+	at := s.metrics.phases.start()
 	caller, r := s.authenticate(ctx, in.GetMetadata())
 	if r != nil {
 		return nil, s.refuse(ctx, log, r)
 	}
+	at = s.metrics.phases.observe(phaseAuthenticate, at)
 	log = log.With("namespace", caller.Account.Namespace, "account", caller.Account.Name, "pod", caller.PodName)
-	cert, r := s.issue(in, caller, time.Now())
+	id, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name)
+	if err != nil {
+		return nil, s.refuse(ctx, log, &refusal{codes.Internal, "internal error", err})
+	}
+	if s.gate != nil {
+		leave, err := s.gate.Enter(ctx, id, caller.PodUID, time.Time{})
+		if err != nil {
+			log.WarnContext(ctx, "turned away", "err", err)
+			return nil, turnedAway(err)
+		}
+		defer leave()
+		at = s.metrics.phases.observe(phaseQueue, at)
+	}
+	cert, r := s.issue(in, id, time.Now())
 	if r != nil {
 		return nil, s.refuse(ctx, log, r)
+	}
+	s.metrics.phases.observe(phaseSign, at)
+	if s.gate != nil {
+		s.gate.Issued(id, caller.PodUID, cert.leaf.NotAfter)
 	}
 	s.metrics.issued.Inc()
 	if cert.short {
@@ -163,12 +184,8 @@ func (s *service) authenticate(ctx context.Context, md *structpb.Struct) (Caller
 }
 
 // issue certifies the caller.
-func (s *service) issue(in *securityapi.IstioCertificateRequest, caller Caller, now time.Time) (*issued, *refusal) {
+func (s *service) issue(in *securityapi.IstioCertificateRequest, id identity.ID, now time.Time) (*issued, *refusal) {
 	internal := func(err error) *refusal { return &refusal{codes.Internal, "internal error", err} }
-	id, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name)
-	if err != nil {
-		return nil, internal(err)
-	}
 	if asksFor(in.GetMetadata(), signerKey) {
 		s.metrics.unsigned.WithLabelValues(csrError).Inc()
 		return nil, invalid(fmt.Errorf("metadata: %s: there are no other signers", signerKey))
@@ -200,6 +217,14 @@ func (s *service) issue(in *securityapi.IstioCertificateRequest, caller Caller, 
 		return nil, internal(err)
 	}
 	return cert, nil
+}
+
+// turnedAway is what a client hears of the error of a gate.
+func turnedAway(err error) error {
+	if busy, ok := errors.AsType[*Busy](err); ok {
+		return busy.GRPCStatus().Err()
+	}
+	return status.FromContextError(err).Err()
 }
 
 // ttl turns the seconds that a request asks for into a lifetime. They are compared

@@ -75,6 +75,7 @@ func retire(ctx context.Context, next http.Handler) http.Handler {
 type GRPC struct {
 	Addr   string
 	Server *grpc.Server
+	Door   *Door         // nil: everybody may come in, as often as they like
 	Linger time.Duration // as for [HTTP]
 }
 
@@ -84,6 +85,9 @@ func (g GRPC) Run(ctx context.Context) error {
 	l, err := lc.Listen(ctx, "tcp", g.Addr)
 	if err != nil {
 		return err
+	}
+	if g.Door != nil {
+		l = listener{l, g.Door}
 	}
 	return serveUntil(ctx, g.Linger, func() error { return g.Server.Serve(l) }, func() error {
 		// GracefulStop has no deadline of its own; Stop ends it.

@@ -22,6 +22,7 @@ import (
 
 const (
 	caClients = 16  // over one connection
+	caCrowd   = 64  // the same, to see how long the last of many wait
 	caCSRs    = 512 // made beforehand, used in turn
 	caTTL     = 24 * 60 * 60
 	caToken   = "bench" // what the constant authenticator is asked about
@@ -33,7 +34,8 @@ type request struct {
 	key *ecdsa.PublicKey
 }
 
-func newRequests() ([]request, error) {
+// newRequests makes CSRs that name the holder by URIs; by none, anybody may send them.
+func newRequests(uris ...*url.URL) ([]request, error) {
 	all := make([]request, caCSRs)
 	for i := range all {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,7 +43,7 @@ func newRequests() ([]request, error) {
 			return nil, err
 		}
 		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-			URIs: []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/shop/sa/cart"}},
+			URIs: uris,
 		}, key)
 		if err != nil {
 			return nil, err
@@ -54,20 +56,26 @@ func newRequests() ([]request, error) {
 	return all, nil
 }
 
+// cartURI is the identity of the account that certificates are asked for.
+func cartURI() *url.URL {
+	return &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/" + shop + "/sa/" + cart}
+}
+
 // agents play the agents of many pods to one CA.
 type agents struct {
 	conn     *grpc.ClientConn
 	ca       securityapi.IstioCertificateServiceClient
 	requests []request
+	tokens   []string // used in turn
 	sent     atomic.Int64
 }
 
-func newAgents(s *server, requests []request) (*agents, error) {
+func newAgents(s *server, requests []request, tokens ...string) (*agents, error) {
 	conn, err := grpc.NewClient("passthrough:///"+s.addr, grpc.WithTransportCredentials(credentials.NewTLS(s.trust.Clone())))
 	if err != nil {
 		return nil, err
 	}
-	return &agents{conn: conn, ca: securityapi.NewIstioCertificateServiceClient(conn), requests: requests}, nil
+	return &agents{conn: conn, ca: securityapi.NewIstioCertificateServiceClient(conn), requests: requests, tokens: tokens}, nil
 }
 
 func (a *agents) close() error { return a.conn.Close() }
@@ -82,8 +90,9 @@ func (a *agents) call(ctx context.Context, _, _ int) error {
 }
 
 func (a *agents) ask(ctx context.Context) (request, []string, error) {
-	r := a.requests[int(a.sent.Add(1))%len(a.requests)]
-	answer, err := a.ca.CreateCertificate(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+caToken), r.message())
+	n := int(a.sent.Add(1))
+	r, token := a.requests[n%len(a.requests)], a.tokens[n%len(a.tokens)]
+	answer, err := a.ca.CreateCertificate(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), r.message())
 	return r, answer.GetCertChain(), err
 }
 
@@ -124,6 +133,10 @@ func checkChain(r request, chain []string) error {
 	if !roots.AppendCertsFromPEM([]byte(chain[len(chain)-1])) {
 		return errors.New("root: not PEM")
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	between := x509.NewCertPool()
+	for _, element := range chain[1 : len(chain)-1] {
+		between.AppendCertsFromPEM([]byte(element))
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	return err
 }

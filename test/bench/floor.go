@@ -124,7 +124,7 @@ func (f *floorCA) issue(csrPEM []byte, ttl time.Duration) ([]byte, error) {
 		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(ttl),
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		URIs:        []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/shop/sa/cart"}},
+		URIs:        []*url.URL{cartURI()},
 	}, f.root, csr.PublicKey, f.key)
 }
 

@@ -58,7 +58,7 @@ func TestWebhooksAnswerEveryPodWithAPatch(t *testing.T) {
 }
 
 func TestAuthoritiesCertifyTheKeyOfTheRequest(t *testing.T) {
-	requests, err := newRequests()
+	requests, err := newRequests(cartURI())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestAuthoritiesCertifyTheKeyOfTheRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	citadel, err := newCitadel(discard(), time.Now())
+	citadel, err := newCitadel(discard(), anybody, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

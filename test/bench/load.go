@@ -67,3 +67,32 @@ func (l load) run(ctx context.Context, do call) (outcome, error) {
 	slices.Sort(o.latencies)
 	return o, context.Cause(ctx)
 }
+
+// steady sends so many requests at a rate a second, whether or not the earlier ones
+// are answered. The first answer that is not right ends it.
+func steady(ctx context.Context, rate, count int, do call) (outcome, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	latencies := make([]time.Duration, count)
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for n := range count {
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			sent := time.Now()
+			if err := do(ctx, 0, n); err != nil {
+				cancel(err)
+			}
+			latencies[n] = time.Since(sent)
+		})
+		<-tick.C
+	}
+	wg.Wait()
+	o := outcome{took: time.Since(begin), latencies: latencies}
+	slices.Sort(o.latencies)
+	return o, context.Cause(ctx)
+}

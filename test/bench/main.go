@@ -13,11 +13,12 @@
 // this program again, started as "bench serve <role>" (serve.go): the real
 // handlers without an API server, and the floors (floor.go).
 //
-// Two sections measure more than handlers, and say so where what they need is
-// missing: "command" starts the real injector beside an API server of its own, which
-// the lab's command brings; "apiserver" asks the cluster that KUBECONFIG names how
-// long its API server waits for the injector installed there, creating pods by dry run
-// in two namespaces that go when it is done. The rest asks no cluster, and all of it
+// Some sections measure more than handlers, and say so where what they need is
+// missing. "command" starts the real injector beside an API server of its own, which
+// the lab's command brings; "csr" and "storm" do so with the real Citadel. "apiserver"
+// asks the cluster that KUBECONFIG names how long its API server waits for the injector
+// installed there, creating pods by dry run in two namespaces that go when it is done;
+// "reviews" has that API server review tokens. The rest asks no cluster, and all of it
 // leaves loopback alone apart from its own ports. Start reading at [bench.all].
 package main
 
@@ -53,8 +54,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return runServer(ctx, args[1:], out)
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	quick := flags.Bool("quick", false, "measure for about half a minute: enough to see that it works, not to believe it")
-	only := flags.String("only", "", "measure one `section`: webhook, ca, process, command or apiserver")
+	quick := flags.Bool("quick", false, "measure for about a minute: enough to see that it works, not to believe it")
+	only := flags.String("only", "", "measure one `section`: webhook, ca, process, command, apiserver, csr, storm or reviews")
 	profile := flags.String("profile", "", "write each server's CPU profile into this `folder`")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -65,14 +66,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	p := plan{
 		repeats: 7, window: 3 * time.Second, podRepeats: 3, podWindow: 2 * time.Second,
 		benchtime: "0.4s", processRepeats: 5, starts: 7, creates: 200,
+		agents: 10_000, reviews: 6000,
 	}
-	bound := 8 * time.Minute
+	bound := 15 * time.Minute
 	if *quick {
 		p = plan{
 			repeats: 3, window: 400 * time.Millisecond, podRepeats: 1, podWindow: 400 * time.Millisecond,
 			benchtime: "0.05s", processRepeats: 1, starts: 2, creates: 50,
+			agents: 500, reviews: 600,
 		}
-		bound = 2 * time.Minute
+		bound = 4 * time.Minute
 	}
 	p.lab = cmp.Or(os.Getenv("GARRISON_CLUSTER_BIN"), filepath.Join("build", "bin", "cluster"))
 	p.kubeconfig = os.Getenv("KUBECONFIG")

@@ -96,7 +96,7 @@ func (b bench) handler() error {
 func handlerName(pod string) string { return "process." + pod + ".handler" }
 
 func (b bench) issues() error {
-	requests, err := newRequests()
+	requests, err := newRequests(cartURI())
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (b bench) issues() error {
 	if err != nil {
 		return err
 	}
-	citadel, err := newCitadel(discard(), time.Now())
+	citadel, err := newCitadel(discard(), anybody, time.Now())
 	if err != nil {
 		return err
 	}
@@ -125,8 +125,12 @@ func (b bench) issues() error {
 			return err
 		}})
 	}
-	_, err = b.functions(all)
-	return err
+	spent, err := b.functions(all)
+	if err != nil {
+		return err
+	}
+	b.report(figure{name: "process.ca.ratio", values: ratios(spent[all[1].name], spent[all[0].name]), unit: "x", goal: issueGoal})
+	return nil
 }
 
 // functions calls everything in turn, over and over, and reports what one call takes:

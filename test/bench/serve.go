@@ -32,6 +32,7 @@ const (
 	roleInjector = "injector"
 	roleFloorCA  = "floor-ca"
 	roleCitadel  = "citadel"
+	roleReviewed = "citadel-reviewed" // the same, but KUBECONFIG's API server is asked about tokens
 )
 
 // greeting is what a server process says on its standard output before it serves.
@@ -81,13 +82,21 @@ func rolePart(role string, log *slog.Logger) (part, error) {
 		if err != nil {
 			return nil, err
 		}
-		return overGRPC(service), nil
-	case roleCitadel:
-		service, err := newCitadel(log, time.Now())
+		return overGRPC(nil, service), nil
+	case roleCitadel, roleReviewed:
+		auth := anybody
+		if role == roleReviewed {
+			reviewer, err := newReviewer(os.Getenv("KUBECONFIG"))
+			if err != nil {
+				return nil, err
+			}
+			auth = reviewer
+		}
+		service, err := newCitadel(log, auth, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return overGRPC(service), nil
+		return overGRPC(serve.NewDoor(serve.DoorOptions{}), service), nil
 	}
 	return nil, fmt.Errorf("nothing to serve by the name of %q", role)
 }
@@ -98,11 +107,16 @@ func overHTTPS(h http.Handler) part {
 	}
 }
 
-func overGRPC(service securityapi.IstioCertificateServiceServer) part {
+func overGRPC(door *serve.Door, service securityapi.IstioCertificateServiceServer) part {
 	return func(ctx context.Context, addr string, cert *serve.Certificate) error {
-		s := grpc.NewServer(grpc.Creds(credentials.NewTLS(cert.TLS("h2"))))
+		tls := credentials.NewTLS(cert.TLS("h2"))
+		options := []grpc.ServerOption{grpc.Creds(tls)}
+		if door != nil {
+			options = door.Options(tls)
+		}
+		s := grpc.NewServer(options...)
 		securityapi.RegisterIstioCertificateServiceServer(s, service)
-		return serve.GRPC{Addr: addr, Server: s, Linger: -1}.Run(ctx)
+		return serve.GRPC{Addr: addr, Server: s, Door: door, Linger: -1}.Run(ctx)
 	}
 }
 

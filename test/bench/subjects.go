@@ -12,6 +12,7 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/admission"
 	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/inject"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -47,9 +48,9 @@ func injectorHandler(log *slog.Logger) (http.Handler, error) {
 	return router, nil
 }
 
-// newCitadel returns Citadel's CSR service with a new root, and with an authenticator
-// that takes everybody for the same caller: asking the API server is left out.
-func newCitadel(log *slog.Logger, now time.Time) (securityapi.IstioCertificateServiceServer, error) {
+// newCitadel returns Citadel's CSR service with a new root, behind a gate that is as
+// good as open: one pod would otherwise soon have had its share.
+func newCitadel(log *slog.Logger, auth ca.Authenticator, now time.Time) (securityapi.IstioCertificateServiceServer, error) {
 	root, err := ca.NewRoot(ca.RootOptions{}, now)
 	if err != nil {
 		return nil, err
@@ -58,12 +59,32 @@ func newCitadel(log *slog.Logger, now time.Time) (securityapi.IstioCertificateSe
 	if err != nil {
 		return nil, err
 	}
-	caller := ca.Caller{
-		Account: mesh.ServiceAccount{Namespace: "shop", Name: "cart"},
-		PodName: "cart-6d4b75cb6d-x7k2p",
-	}
-	auth := func(context.Context, string) (ca.Caller, error) { return caller, nil }
+	metrics := prometheus.NewRegistry()
 	return ca.NewService(authority, auth, ca.ServiceOptions{
-		Log: log, Metrics: ca.NewMetrics(prometheus.NewRegistry(), authority),
+		Log: log, Metrics: ca.NewMetrics(metrics, authority),
+		Gate: ca.NewGate(ca.GateOptions{Rate: limit, CallerRate: limit, CallerBurst: limit, Metrics: metrics}),
 	}), nil
+}
+
+// anybody takes everybody for the same pod.
+func anybody(context.Context, string) (ca.Caller, error) {
+	return ca.Caller{
+		Account: mesh.ServiceAccount{Namespace: shop, Name: cart},
+		PodName: "cart-6d4b75cb6d-x7k2p", PodUID: "6f1d2b0e-4a57-4b63-9d2e-0c5b8a7f1e34",
+	}, nil
+}
+
+// newReviewer asks the API server of a cluster about each token.
+func newReviewer(kubeconfig string) (ca.Authenticator, error) {
+	api, err := cluster.Connect(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	tokens := api.Tokens(mesh.TokenAudience, 0)
+	return func(ctx context.Context, token string) (ca.Caller, error) {
+		c, err := tokens.Review(ctx, token)
+		return ca.Caller{
+			Account: mesh.ServiceAccount{Namespace: c.Namespace, Name: c.Account, UID: c.UID}, PodName: c.PodName, PodUID: c.PodUID,
+		}, err
+	}, nil
 }
