@@ -273,6 +273,10 @@ func TestRules(t *testing.T) {
 	got := map[string][]string{}
 	add := func(role string, rules []rbacv1.PolicyRule) {
 		for _, r := range rules {
+			if r.NonResourceURLs != nil {
+				got[role] = append(got[role], strings.Join(r.NonResourceURLs, ",")+" "+strings.Join(r.Verbs, ","))
+				continue
+			}
 			got[role] = append(got[role], fmt.Sprintf("%s/%s%s %s", strings.Join(r.APIGroups, ","), strings.Join(r.Resources, ","), r.ResourceNames, strings.Join(r.Verbs, ",")))
 		}
 	}
@@ -286,6 +290,8 @@ func TestRules(t *testing.T) {
 	want := map[string][]string{
 		"cluster garrison-citadel": {
 			"authentication.k8s.io/tokenreviews[] create",
+			"/.well-known/openid-configuration,/openid/v1/jwks get",
+			"/pods[] get,list,watch",
 			"/namespaces[] list,watch",
 			"/serviceaccounts[] get,list,watch",
 			"/secrets[] get,list,watch,create,update,delete",

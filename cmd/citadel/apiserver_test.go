@@ -51,6 +51,9 @@ func TestAPIServer(t *testing.T) {
 	replicas := [2]replica{start(t, kubeconfig, "citadel-a"), start(t, kubeconfig, "citadel-b")}
 	for _, r := range replicas {
 		r.expectReady(t)
+		eventually(t, r.name+" verifies tokens itself", func(ctx context.Context) error {
+			return r.hasMetrics(ctx, "citadel_server_token_verification_local 1")
+		})
 	}
 	root := l.root(t)
 	good := l.token(t, mesh.TokenAudience)
@@ -73,7 +76,8 @@ func TestAPIServer(t *testing.T) {
 				t.Errorf("%s, %s: %v", r.name, name, err)
 			}
 		}
-		r.expectMetrics(t, "citadel_server_csr_count 5", "citadel_server_authentication_failure_count 4",
+		r.expectMetrics(t, `citadel_server_tokens_judged_total{how="local",result="accepted"} 1`, `citadel_server_tokens_judged_total{how="local",result="refused"} 3`,
+			"citadel_server_csr_count 5", "citadel_server_authentication_failure_count 4",
 			"citadel_server_success_cert_issuance_count 1")
 	}
 
@@ -89,6 +93,7 @@ func TestAPIServer(t *testing.T) {
 	if _, err := l.CoreV1().Secrets("quiet").Get(t.Context(), "istio.sleep", metav1.GetOptions{}); err == nil {
 		t.Error("a namespace without injection has a Secret")
 	}
+	expectOwnAudienceRefused(t, kubeconfig)
 	for _, r := range replicas {
 		if strings.Contains(r.stop(t), good) {
 			t.Errorf("%s logged a token", r.name)
@@ -96,6 +101,16 @@ func TestAPIServer(t *testing.T) {
 		l.expectRecord(t, r)
 	}
 	t.Run("keys", func(t *testing.T) { testKeys(t, l, kubeconfig, root) })
+}
+
+// The API server's own audience, which every pod has a token for, ends the start.
+func expectOwnAudienceRefused(t *testing.T, kubeconfig string) {
+	t.Helper()
+	const own = "https://kubernetes.default.svc.cluster.local"
+	err := run(t.Context(), []string{"--kubeconfig", kubeconfig, "--pod-name", "citadel-c", "--token-audience", "istio-ca," + own}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), `token-audience "`+own+`"`) {
+		t.Errorf("started with the API server's own audience: %v", err)
+	}
 }
 
 type lab struct{ kubernetes.Interface }
@@ -263,15 +278,19 @@ func (r replica) expectReady(t *testing.T) {
 
 func (r replica) expectMetrics(t *testing.T, lines ...string) {
 	t.Helper()
-	text, err := r.get(t.Context(), "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	if err := r.hasMetrics(t.Context(), lines...); err != nil {
+		t.Error(err)
 	}
+}
+
+func (r replica) hasMetrics(ctx context.Context, lines ...string) error {
+	text, err := r.get(ctx, "/metrics")
 	for _, line := range lines {
-		if !strings.Contains(text, line+"\n") {
-			t.Errorf("%s has no metric %s", r.name, line)
+		if err == nil && !strings.Contains(text, line+"\n") {
+			err = fmt.Errorf("%s has no metric %s", r.name, line)
 		}
 	}
+	return err
 }
 
 // certify asks for a certificate as a sidecar does: over TLS, verified by the

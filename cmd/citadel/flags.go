@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -26,7 +27,7 @@ type settings struct {
 	pod           string // names this replica in the lease
 	listen        string
 	admin         string
-	audience      string
+	audiences     []string
 	rootTTL       time.Duration
 	allNamespaces bool
 	profile       bool
@@ -36,6 +37,9 @@ type settings struct {
 	syncLog       bool
 	keys          keySettings
 	limits
+
+	verification     cluster.Verification
+	revocationWindow time.Duration
 }
 
 // errVersion is the answer to --version.
@@ -46,7 +50,7 @@ var errVersion = errors.New("version asked for")
 // complaint, a line each.
 func parse(args []string, usage io.Writer) (settings, error) {
 	var s settings
-	var config, level, trustDomain string
+	var config, level, trustDomain, verification string
 	var version bool
 	hostname, _ := os.Hostname() // a default only; its absence is caught below
 	f := pflag.NewFlagSet("citadel", pflag.ContinueOnError)
@@ -56,7 +60,12 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.StringVar(&s.admin, "admin", fmt.Sprintf(":%d", mesh.MonitorPort), "address of health and metrics (plain HTTP)")
 	f.StringVar(&trustDomain, "trust-domain", identity.DefaultTrustDomain.String(), "first part of every SPIFFE ID")
 	f.StringVar(&s.authority.ClusterDomain, "cluster-domain", mesh.DefaultClusterDomain, "DNS suffix of the cluster's Services")
-	f.StringVar(&s.audience, "token-audience", mesh.TokenAudience, "audience that service account tokens must be made for")
+	f.StringSliceVar(&s.audiences, "token-audience", []string{mesh.TokenAudience},
+		"audiences, one of which service account tokens must be made for; never the API server's own")
+	f.StringVar(&verification, "token-verification", string(cluster.VerifyAuto), "local: verify tokens with the API server's keys and a watch of pods; "+
+		"review: ask it about each; auto: local, and review while that cannot be done")
+	f.DurationVar(&s.revocationWindow, "revocation-window", cluster.DefaultWindow,
+		"how long a deleted pod or service account may go on to be certified, where tokens are verified locally")
 	f.DurationVar(&s.authority.DefaultTTL, "workload-cert-ttl", ca.DefaultTTL, "lifetime of certificates whose request names none")
 	f.DurationVar(&s.authority.MaxTTL, "max-workload-cert-ttl", ca.DefaultMaxTTL, "longest lifetime that a request may name")
 	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
@@ -91,8 +100,17 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	if err := s.level.UnmarshalText([]byte(level)); err != nil {
 		errs = append(errs, fmt.Errorf("log-level %q: debug, info, warn or error", level))
 	}
+	if s.verification, err = cluster.ParseVerification(verification); err != nil {
+		errs = append(errs, fmt.Errorf("token-verification %w", err))
+	}
+	if s.revocationWindow < cluster.MinWindow {
+		errs = append(errs, fmt.Errorf("revocation-window %v: less than %v", s.revocationWindow, cluster.MinWindow))
+	}
+	if len(s.audiences) == 0 || slices.Contains(s.audiences, "") {
+		errs = append(errs, errors.New("token-audience: empty"))
+	}
 	for _, required := range [][2]string{
-		{"token-audience", s.audience}, {"cluster-domain", s.authority.ClusterDomain},
+		{"cluster-domain", s.authority.ClusterDomain},
 		{"namespace", s.namespace}, {"pod-name", s.pod}, {"issuance-log", s.issuanceLog},
 	} {
 		if required[1] == "" {
@@ -176,7 +194,7 @@ func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
 		if flag.Changed || !slices.Contains(known, flag.Name) || !v.IsSet(flag.Name) {
 			return
 		}
-		value, err := cast.ToStringE(v.Get(flag.Name))
+		value, err := text(v.Get(flag.Name), flag.Value)
 		if err == nil {
 			err = f.Set(flag.Name, value)
 		}
@@ -185,4 +203,16 @@ func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
 		}
 	})
 	return errs
+}
+
+// text returns a value of a file as a flag has it on the command line. Lists are for
+// flags that take several values.
+func text(value any, flag pflag.Value) (string, error) {
+	if _, several := flag.(pflag.SliceValue); several {
+		if list, ok := value.([]any); ok {
+			words, err := cast.ToStringSliceE(list)
+			return strings.Join(words, ","), err
+		}
+	}
+	return cast.ToStringE(value)
 }

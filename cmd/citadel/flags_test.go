@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
 )
 
 func file(t *testing.T, text string) string {
@@ -29,8 +31,9 @@ func TestParseDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.listen != ":8060" || s.admin != ":15014" || s.audience != "istio-ca" || s.namespace != "istio-system" ||
-		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour || s.level != slog.LevelInfo ||
+	if s.listen != ":8060" || s.admin != ":15014" || !slices.Equal(s.audiences, []string{"istio-ca"}) || s.namespace != "istio-system" ||
+		s.authority.TrustDomain.String() != "cluster.local" || s.authority.DefaultTTL != 24*time.Hour ||
+		s.verification != cluster.VerifyAuto || s.revocationWindow != 30*time.Second || s.level != slog.LevelInfo ||
 		s.issuanceLog != toStdout || !s.syncLog {
 		t.Errorf("%+v", s)
 	}
@@ -52,8 +55,8 @@ func TestParsePrecedence(t *testing.T) {
 	if got := s.authority.TrustDomain.String(); got != "from.flag" {
 		t.Errorf("trust domain %s, the flag comes first", got)
 	}
-	if s.audience != "from-environment" {
-		t.Errorf("audience %s, the environment comes before the file", s.audience)
+	if !slices.Equal(s.audiences, []string{"from-environment"}) {
+		t.Errorf("audiences %q, the environment comes before the file", s.audiences)
 	}
 	if s.authority.DefaultTTL != time.Hour || !s.allNamespaces {
 		t.Errorf("%v, %t: the file comes before defaults", s.authority.DefaultTTL, s.allNamespaces)
@@ -65,6 +68,22 @@ func TestParsePrecedence(t *testing.T) {
 	t.Setenv("GARRISON_CONFIG", config)
 	if s, err = parse(nil, io.Discard); err != nil || s.namespace != "other" || !s.allNamespaces {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// Several audiences are words after commas, flags again, or a list in the file.
+func TestParseAudiences(t *testing.T) {
+	want := []string{"istio-ca", "cluster.local"}
+	for name, args := range map[string][]string{
+		"commas": {"--token-audience=istio-ca,cluster.local"},
+		"again":  {"--token-audience=istio-ca", "--token-audience=cluster.local"},
+		"list":   {"--config", file(t, "token-audience: [istio-ca, cluster.local]\n")},
+		"words":  {"--config", file(t, "token-audience: istio-ca,cluster.local\n")},
+	} {
+		s, err := parse(args, io.Discard)
+		if err != nil || !slices.Equal(s.audiences, want) {
+			t.Errorf("%s: %q, %v", name, s.audiences, err)
+		}
 	}
 }
 
@@ -89,6 +108,8 @@ func TestParseRefuses(t *testing.T) {
 			"ca-dir: excludes signing-cert", "ca self-signed: excludes the files",
 		}},
 		"no limit":        {[]string{"--max-rate=0", "--caller-burst=-1", "--source-rate=NaN", "--max-signing=-1"}, "", []string{"max-rate 0: must be more than 0", "caller-burst -1: must be", "source-rate NaN: must be", "max-signing -1: less than 0"}},
+		"empty audience":  {[]string{"--token-audience=a,"}, "", []string{"token-audience: empty"}},
+		"tokens":          {[]string{"--token-verification=never", "--revocation-window=5s"}, "", []string{`token-verification "never": auto, local or review`, "revocation-window 5s: less than 12s"}},
 		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
 		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
 		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},

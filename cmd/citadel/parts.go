@@ -30,7 +30,11 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		return nil, err
 	}
 	authority := keys.authority
-	service := ca.NewService(authority, authenticator(p.api.Tokens(s.audience, 0)),
+	if err := refuseOwnAudience(ctx, p.api, s.audiences, p.log); err != nil {
+		return nil, err
+	}
+	tokens, workloads := p.watchTokens()
+	service := ca.NewService(authority, authenticator(tokens),
 		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics)})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
 	return serve.Parts{
@@ -39,9 +43,12 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },
 			"issuance log": p.record.Ready,
+			"tokens":       tokens.Ready,
 		}, Notes: keys.notices}.Run,
 		"issuance log": p.record.Run,
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
+		"token keys":   tokens.Run,
+		"workloads":    workloads.Run,
 		"leader":       lead(p.api, authority, s, p.log, p.metrics, keys.tend),
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
 			keys.again(setServing(serving, authority, p.log))),

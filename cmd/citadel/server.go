@@ -70,8 +70,8 @@ func lead(
 	}
 }
 
-// authenticator makes token reviews answer in the words of package ca.
-func authenticator(tokens *cluster.TokenReviewer) ca.Authenticator {
+// authenticator makes the judge of tokens answer in the words of package ca.
+func authenticator(tokens *cluster.LocalTokens) ca.Authenticator {
 	return func(ctx context.Context, token string) (ca.Caller, error) {
 		c, err := tokens.Review(ctx, token)
 		switch {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func TestAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := lab{admin: admin, config: config}
+	l := lab{admin: admin, config: config, signingKey: filepath.Join(filepath.Dir(kubeconfig), "sa.key")}
 	for name, test := range map[string]func(*testing.T, lab){
 		"caBundle":       testCABundle,
 		"caBundle, tags": testCABundleTags,
@@ -50,6 +51,8 @@ func TestAPIServer(t *testing.T) {
 		"audit of pods":  testAuditPods,
 		"list of pods":   testListPods,
 		"tokens":         testTokens,
+		"local tokens":   testLocalTokens,
+		"keys forbidden": testKeysForbidden,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
 	}
@@ -57,8 +60,9 @@ func TestAPIServer(t *testing.T) {
 
 // lab is an API server and its administrator.
 type lab struct {
-	admin  *API
-	config *rest.Config
+	admin      *API
+	config     *rest.Config
+	signingKey string // a file: what its tokens are signed with
 }
 
 // as returns a connection for a user with these rights, in all namespaces.

@@ -1,5 +1,5 @@
 // Package cluster is Garrison's only door to the Kubernetes API server: leader
-// election, token review, watches, the loops that keep Secrets, ConfigMaps and the
+// election, whom tokens prove, watches, the loops that keep Secrets, ConfigMaps and the
 // webhooks' caBundle as they should be, and those that look whether injection does
 // what it should. What should be is said by functions that the caller hands in; this
 // package reads, compares and writes.
@@ -23,6 +23,9 @@
 //	WatchNamespaces namespaces: get, list, watch
 //	WatchNodes      nodes: list, watch
 //	Tokens          tokenreviews (authentication.k8s.io): create
+//	LocalTokens     /.well-known/openid-configuration, /openid/v1/jwks: get
+//	OwnAudiences    /.well-known/openid-configuration: get
+//	WatchWorkloads  pods, serviceaccounts: get, list, watch
 //	KeepSecrets     namespaces: list, watch
 //	                serviceaccounts: get, list, watch
 //	                secrets: get, list, watch, create, update, delete
@@ -69,11 +72,13 @@ type API struct {
 	// Client is the general one, for what this package does not offer.
 	Client kubernetes.Interface
 
-	// Leases and token reviews have clients, and so rate limits, of their own: a
+	// Leases and the proof of callers have clients, and so rate limits, of their own: a
 	// storm of writes must neither cost the leader its lease nor keep callers out.
 	leases   kubernetes.Interface
 	reviews  kubernetes.Interface
 	metadata metadata.Interface
+
+	token string // that this process itself is let in with; "" for other ways
 }
 
 // Connect prepares clients for the cluster that a kubeconfig file describes, or
@@ -123,10 +128,10 @@ func open(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // reviews are limited by how many are under way, in token.go
+	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go and workloads.go
 	reviews, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	return &API{Client: client, leases: leases, reviews: reviews, metadata: meta}, nil
+	return &API{Client: client, leases: leases, reviews: reviews, metadata: meta, token: config.BearerToken}, nil
 }

@@ -13,13 +13,14 @@ import (
 	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 )
 
-// What [TokenReviewer.Review] fails with; the errors wrap one of them.
+// What [TokenReviewer], [LocalTokens] and [Workloads] fail with; the errors wrap one
+// of them.
 var (
-	// ErrUnauthenticated: the token proves no service account for the audience.
-	// Asking again will not help.
+	// ErrUnauthenticated: the token proves no service account for the audience, or
+	// its account or pod lives no more. Asking again will not help.
 	ErrUnauthenticated = errors.New("unauthenticated")
-	// ErrUnavailable: the API server gave no answer. The token may be good.
-	ErrUnavailable = errors.New("token review unavailable")
+	// ErrUnavailable: it cannot be told now, and nothing is known against the caller.
+	ErrUnavailable = errors.New("authentication unavailable")
 )
 
 const (
@@ -33,8 +34,9 @@ const (
 	serviceAccountPrefix = "system:serviceaccount:" // of user names
 	serviceAccountsGroup = "system:serviceaccounts"
 
-	podNameExtra = "authentication.kubernetes.io/pod-name"
-	podUIDExtra  = "authentication.kubernetes.io/pod-uid"
+	podNameExtra  = "authentication.kubernetes.io/pod-name"
+	podUIDExtra   = "authentication.kubernetes.io/pod-uid"
+	nodeNameExtra = "authentication.kubernetes.io/node-name"
 )
 
 // TokenCaller is who a service account token proves.
@@ -46,27 +48,33 @@ type TokenCaller struct {
 	// The pod that the token is bound to; both empty for a token without one.
 	PodName string
 	PodUID  string
+	Node    string // that the pod runs on; empty where the token does not say
+
+	Local bool // the token was verified here, not by the API server
 }
 
-// TokenReviewer asks the API server whom a token proves. It remembers nothing.
+// TokenReviewer asks the API server whom a token proves. It remembers no token.
 type TokenReviewer struct {
-	client   authenticationclient.TokenReviewInterface
-	audience string
-	timeout  time.Duration
-	slots    chan struct{} // one for each review under way
+	client    authenticationclient.TokenReviewInterface
+	audiences []string
+	timeout   time.Duration
+	slots     chan struct{} // one for each review under way
+	breaker   breaker
 }
 
-// Tokens returns a reviewer of tokens made for the audience. The timeout bounds
-// each review, 0 means 3 s; a fixed number of them is under way at a time.
-func (a *API) Tokens(audience string, timeout time.Duration) *TokenReviewer {
+// Tokens returns a reviewer of tokens made for one of the audiences. The timeout
+// bounds each review, 0 means 3 s; a fixed number of them is under way at a time.
+// After several failures in a row it answers [ErrUnavailable] at once, and tries
+// again every few seconds.
+func (a *API) Tokens(audiences []string, timeout time.Duration) *TokenReviewer {
 	if timeout == 0 {
 		timeout = defaultReviewTimeout
 	}
 	return &TokenReviewer{
-		client:   a.reviews.AuthenticationV1().TokenReviews(),
-		audience: audience,
-		timeout:  timeout,
-		slots:    make(chan struct{}, maxReviews),
+		client:    a.reviews.AuthenticationV1().TokenReviews(),
+		audiences: audiences,
+		timeout:   timeout,
+		slots:     make(chan struct{}, maxReviews),
 	}
 }
 
@@ -74,36 +82,56 @@ func (a *API) Tokens(audience string, timeout time.Duration) *TokenReviewer {
 // accounts excluded. Errors are [ErrUnauthenticated] or [ErrUnavailable] and never
 // hold the token.
 func (r *TokenReviewer) Review(ctx context.Context, token string) (TokenCaller, error) {
-	if token == "" {
-		return TokenCaller{}, fmt.Errorf("%w: no token", ErrUnauthenticated)
+	if err := checkSize(token); err != nil {
+		return TokenCaller{}, err
 	}
-	if len(token) > maxToken {
-		return TokenCaller{}, fmt.Errorf("%w: token of %d bytes, at most %d", ErrUnauthenticated, len(token), maxToken)
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	within, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
-	case <-ctx.Done():
+	case <-within.Done():
 		return TokenCaller{}, fmt.Errorf("%w: %d reviews are under way", ErrUnavailable, maxReviews)
 	}
-	review, err := r.client.Create(ctx, &authenticationv1.TokenReview{
-		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.audience}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return TokenCaller{}, fmt.Errorf("%w: %s", ErrUnavailable, redact(err.Error(), token))
+	if !r.breaker.enter(time.Now()) {
+		return TokenCaller{}, fmt.Errorf("%w: the API server has not answered %d reviews in a row, the next try is within %v",
+			ErrUnavailable, breakAfter, breakFor)
 	}
-	caller, err := readReview(review.Status, r.audience)
+	review, err := r.client.Create(within, &authenticationv1.TokenReview{
+		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: r.audiences},
+	}, metav1.CreateOptions{})
+	switch {
+	case err == nil:
+		r.breaker.leave(time.Now(), answered)
+	case ctx.Err() != nil: // the caller left before our own time was up
+		r.breaker.leave(time.Now(), withdrawn)
+	default:
+		r.breaker.leave(time.Now(), failed)
+	}
+	if err != nil {
+		return TokenCaller{}, fmt.Errorf("%w: token review: %s", ErrUnavailable, redact(err.Error(), token))
+	}
+	caller, err := readReview(review.Status, r.audiences)
 	if err != nil {
 		return TokenCaller{}, fmt.Errorf("%w: %s", ErrUnauthenticated, redact(err.Error(), token))
 	}
 	return caller, nil
 }
 
+// checkSize refuses what no token can be, before anybody reads it.
+func checkSize(token string) error {
+	if token == "" {
+		return fmt.Errorf("%w: no token", ErrUnauthenticated)
+	}
+	if len(token) > maxToken {
+		return fmt.Errorf("%w: token of %d bytes, at most %d", ErrUnauthenticated, len(token), maxToken)
+	}
+	return nil
+}
+
 // readReview takes a review's answer apart. An API server that does not know
 // audiences answers without any, and its word is then worth nothing here.
-func readReview(s authenticationv1.TokenReviewStatus, audience string) (TokenCaller, error) {
+func readReview(s authenticationv1.TokenReviewStatus, audiences []string) (TokenCaller, error) {
 	if !s.Authenticated {
 		if s.Error != "" {
 			return TokenCaller{}, errors.New(s.Error)
@@ -113,8 +141,8 @@ func readReview(s authenticationv1.TokenReviewStatus, audience string) (TokenCal
 	if s.Error != "" {
 		return TokenCaller{}, errors.New(s.Error)
 	}
-	if !slices.Contains(s.Audiences, audience) {
-		return TokenCaller{}, fmt.Errorf("token not for audience %q", audience)
+	if !overlap(s.Audiences, audiences) {
+		return TokenCaller{}, fmt.Errorf("token not for an audience of %q", audiences)
 	}
 	account, ok := strings.CutPrefix(s.User.Username, serviceAccountPrefix)
 	namespace, name, cut := strings.Cut(account, ":")
@@ -135,7 +163,12 @@ func readReview(s authenticationv1.TokenReviewStatus, audience string) (TokenCal
 		UID:       s.User.UID,
 		PodName:   first(s.User.Extra[podNameExtra]),
 		PodUID:    first(s.User.Extra[podUIDExtra]),
+		Node:      first(s.User.Extra[nodeNameExtra]),
 	}, nil
+}
+
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
 }
 
 func first(values []string) string {

@@ -50,7 +50,7 @@ func testTokens(t *testing.T, l lab) {
 		}
 		return answer.Status.Token
 	}
-	reviewer := l.as(t, allow("authentication.k8s.io", "tokenreviews", "create")).Tokens(mesh.TokenAudience, 10*time.Second)
+	reviewer := l.as(t, allow("authentication.k8s.io", "tokenreviews", "create")).Tokens([]string{mesh.TokenAudience}, 10*time.Second)
 
 	good := token(mesh.TokenAudience)
 	want := TokenCaller{Namespace: ns, Account: "sleep", UID: string(account.UID), PodName: pod.Name, PodUID: string(pod.UID)}
@@ -128,7 +128,7 @@ func TestReviewsAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reviewer := api.Tokens("istio-ca", 30*time.Second)
+	reviewer := api.Tokens([]string{"istio-ca"}, 30*time.Second)
 	var storm sync.WaitGroup
 	for range 4 * maxReviews {
 		storm.Go(func() {
@@ -221,7 +221,7 @@ func TestReview(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			start := time.Now()
-			caller, err := api.Tokens("istio-ca", 300*time.Millisecond).Review(ctx, token)
+			caller, err := api.Tokens([]string{"istio-ca"}, 300*time.Millisecond).Review(ctx, token)
 			if !errors.Is(err, c.want) {
 				t.Fatalf("%v, %v", caller, err)
 			}

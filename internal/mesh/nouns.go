@@ -28,3 +28,11 @@ type Node struct {
 
 // Taint keeps pods off a node that do not tolerate it.
 type Taint struct{ Key, Value, Effect string }
+
+// Pod is a pod as far as a certificate depends on it.
+type Pod struct {
+	Name, UID string
+	Account   ServiceAccount // UID empty where not known
+	Node      string
+	Live      bool // Pending or Running and not terminating
+}

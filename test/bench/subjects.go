@@ -80,7 +80,7 @@ func newReviewer(kubeconfig string) (ca.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens := api.Tokens(mesh.TokenAudience, 0)
+	tokens := api.Tokens([]string{mesh.TokenAudience}, 0)
 	return func(ctx context.Context, token string) (ca.Caller, error) {
 		c, err := tokens.Review(ctx, token)
 		return ca.Caller{
