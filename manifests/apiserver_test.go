@@ -47,6 +47,8 @@ func TestAPIServer(t *testing.T) {
 		"policies are refused":             testPoliciesRefused,
 		"installing keeps the caBundle":    testBundleKept,
 		"Citadel may write one ConfigMap":  testConfigMapRights,
+		"Citadel may write few Secrets":    testSecretRights,
+		"Citadel in single namespaces":     testSingleNamespaces,
 		"nobody reads the mesh's root key": testRootKeyRights,
 		"pods are only tried out":          testDryRunOnly,
 	} {

@@ -294,14 +294,17 @@ func TestRules(t *testing.T) {
 			"/pods[] get,list,watch",
 			"/namespaces[] list,watch",
 			"/serviceaccounts[] get,list,watch",
-			"/secrets[] get,list,watch,create,update,delete",
 			"/configmaps[" + mesh.RootConfigMap + "] list,watch,create,patch",
 			"/events[] create",
+		},
+		"cluster garrison-citadel-secrets": {
+			"/secrets[] get,list,watch,create,patch,delete", // and no others than TestCitadelPolicy says
 		},
 		"garrison-citadel": {
 			"coordination.k8s.io/leases[] create",
 			"coordination.k8s.io/leases[" + mesh.CitadelLease + "] get,update",
 			"/configmaps[" + mesh.IssuanceLogConfigMap + "] create,patch",
+			"/secrets[" + mesh.IntermediateSecret + "] update",
 		},
 		"cluster garrison-injector": {
 			"admissionregistration.k8s.io/mutatingwebhookconfigurations[] list,watch",

@@ -44,6 +44,7 @@ func TestAbuse(t *testing.T) {
 	} {
 		t.Run(name, abuse)
 	}
+	abuseSecrets(t)
 }
 
 // front is the whole gRPC server on loopback. A token is the UID of the pod that it

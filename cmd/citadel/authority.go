@@ -48,7 +48,7 @@ func openKeyring(ctx context.Context, api *cluster.API, s settings, log *slog.Lo
 	k := &keyring{api: api, settings: s, log: log, due: make(chan struct{}, 1)}
 	m := ca.Material{Mode: s.keys.mode, Direct: !s.keys.intermediate, DomainChosen: s.keys.domainChosen}
 	var err error
-	if m.Intermediate, err = api.ReadSecret(ctx, s.namespace, mesh.IntermediateSecret); err != nil {
+	if m.Intermediate, err = api.ReadSecret(ctx, s.caNamespace, mesh.IntermediateSecret); err != nil {
 		return nil, err
 	}
 	if m.Plugged, err = k.readPlugged(ctx); err != nil {
@@ -79,14 +79,14 @@ func openKeyring(ctx context.Context, api *cluster.API, s settings, log *slog.Lo
 // be unknown to every workload.
 func (k *keyring) makeSelfSigned(ctx context.Context, m *ca.Material) (err error) {
 	s := k.settings
-	m.Root, err = k.api.CreateOrRead(ctx, s.namespace, mesh.CASecret, func() (*corev1.Secret, error) {
+	m.Root, err = k.api.CreateOrRead(ctx, s.caNamespace, mesh.CASecret, func() (*corev1.Secret, error) {
 		if restored := ca.RestoreRoot(m.Intermediate); restored != nil && !m.Direct {
 			k.log.Warn("CA Secret was gone; made it anew without the root key, which nothing here knows", "secret", mesh.CASecret)
 			return restored, nil
 		}
 		return ca.NewRoot(ca.RootOptions{
 			TrustDomain: s.authority.TrustDomain,
-			Namespace:   s.namespace,
+			Namespace:   s.caNamespace,
 			TTL:         s.rootTTL,
 			Key:         s.keys.kind,
 		}, time.Now())
@@ -94,7 +94,7 @@ func (k *keyring) makeSelfSigned(ctx context.Context, m *ca.Material) (err error
 	if err != nil || m.Direct {
 		return err
 	}
-	m.Intermediate, err = k.api.EnsureSecret(ctx, s.namespace, mesh.IntermediateSecret, k.desire(m.Root))
+	m.Intermediate, err = k.api.EnsureSecret(ctx, s.caNamespace, mesh.IntermediateSecret, k.desire(m.Root))
 	return err
 }
 
@@ -114,11 +114,11 @@ func (k *keyring) desire(root *corev1.Secret) func(*corev1.Secret) (*corev1.Secr
 func (k *keyring) follow(ctx context.Context) error {
 	s := k.settings
 	parts := serve.Parts{
-		mesh.CASecret: k.api.WatchSecret(s.namespace, mesh.CASecret, func(found *corev1.Secret) {
+		mesh.CASecret: k.api.WatchSecret(s.caNamespace, mesh.CASecret, func(found *corev1.Secret) {
 			k.update(func(m *ca.Material) { m.Root = found })
 			k.poke()
 		}),
-		mesh.IntermediateSecret: k.api.WatchSecret(s.namespace, mesh.IntermediateSecret, func(found *corev1.Secret) {
+		mesh.IntermediateSecret: k.api.WatchSecret(s.caNamespace, mesh.IntermediateSecret, func(found *corev1.Secret) {
 			k.update(func(m *ca.Material) { m.Intermediate = found })
 			k.poke()
 		}),
@@ -159,6 +159,13 @@ func (k *keyring) update(change func(*ca.Material)) {
 		}
 		k.poke()
 	}
+}
+
+// then has tell called whenever the authority signs with something else.
+func (k *keyring) then(tell func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.after = append(k.after, tell)
 }
 
 // poke has the leader look whether something is due.
@@ -229,13 +236,13 @@ func (k *keyring) renew(ctx context.Context) error {
 	defer cancel()
 	want := func(*corev1.Secret) (*corev1.Secret, error) { return nil, nil }
 	if k.authority.Status().Source == mesh.CASelfSigned && k.settings.keys.intermediate {
-		root, err := k.api.ReadSecret(ctx, k.settings.namespace, mesh.CASecret)
+		root, err := k.api.ReadSecret(ctx, k.settings.caNamespace, mesh.CASecret)
 		if err != nil || root == nil {
 			return err
 		}
 		want = k.desire(root)
 	}
-	_, err := k.api.EnsureSecret(ctx, k.settings.namespace, mesh.IntermediateSecret, func(found *corev1.Secret) (*corev1.Secret, error) {
+	_, err := k.api.EnsureSecret(ctx, k.settings.caNamespace, mesh.IntermediateSecret, func(found *corev1.Secret) (*corev1.Secret, error) {
 		wanted, err := want(found)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,20 +23,22 @@ import (
 
 // settings are what this process was told, checked.
 type settings struct {
-	kubeconfig    string
-	namespace     string // its own, where the CA Secret is
-	pod           string // names this replica in the lease
-	listen        string
-	admin         string
-	audiences     []string
-	rootTTL       time.Duration
-	allNamespaces bool
-	profile       bool
-	level         slog.Level
-	authority     ca.Options
-	issuanceLog   string // "stdout" or a directory
-	syncLog       bool
-	keys          keySettings
+	kubeconfig string
+	namespace  string // its own
+	// caNamespace is where the Secrets of the CA are, the own one where none was named.
+	caNamespace string
+	pod         string // names this replica in the lease
+	listen      string
+	admin       string
+	audiences   []string
+	rootTTL     time.Duration
+	secrets     secretSettings
+	profile     bool
+	level       slog.Level
+	authority   ca.Options
+	issuanceLog string // "stdout" or a directory
+	syncLog     bool
+	keys        keySettings
 	limits
 
 	verification     cluster.Verification
@@ -71,11 +74,12 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
 	f.DurationVar(&s.rootTTL, "root-ttl", ca.DefaultRootTTL, "lifetime of a root that is made because there is none")
 	readKeys := s.keys.register(f)
-	f.BoolVar(&s.allNamespaces, "secrets-in-all-namespaces", false, "write Secrets for the service accounts of every namespace, not only of those with injection")
+	readSecrets := s.secrets.register(f)
 	f.StringVar(&s.issuanceLog, "issuance-log", toStdout, "where the record of certificates and refusals goes: stdout, or a directory that outlives the process")
 	f.BoolVar(&s.syncLog, "issuance-log-sync", true, "issue only what the disk has on record; for a directory")
 	s.flags(f)
 	f.StringVar(&s.namespace, "namespace", mesh.SystemNamespace, "namespace that this process runs in (POD_NAMESPACE)")
+	f.StringVar(&s.caNamespace, "ca-namespace", "", "namespace of the CA's own Secrets; that of this process without")
 	f.StringVar(&s.pod, "pod-name", hostname, "name of this replica, unlike all others (POD_NAME)")
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "file that describes the cluster; the one it runs in without")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -117,8 +121,9 @@ func parse(args []string, usage io.Writer) (settings, error) {
 			errs = append(errs, fmt.Errorf("%s: empty", required[0]))
 		}
 	}
+	s.caNamespace = cmp.Or(s.caNamespace, s.namespace)
 	s.authority.SystemNamespace = s.namespace
-	return s, errors.Join(slices.Concat(errs, readKeys(), s.lifetimes(), s.check())...)
+	return s, errors.Join(slices.Concat(errs, readKeys(), readSecrets(&s.authority), s.lifetimes(), s.check())...)
 }
 
 // lifetimes returns what is wrong with the lifetimes, each and together.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"github.com/garrison-mesh/garrison/internal/ca"
@@ -58,15 +59,15 @@ func TestParsePrecedence(t *testing.T) {
 	if !slices.Equal(s.audiences, []string{"from-environment"}) {
 		t.Errorf("audiences %q, the environment comes before the file", s.audiences)
 	}
-	if s.authority.DefaultTTL != time.Hour || !s.allNamespaces {
-		t.Errorf("%v, %t: the file comes before defaults", s.authority.DefaultTTL, s.allNamespaces)
+	if s.authority.DefaultTTL != time.Hour || !s.secrets.scope.All {
+		t.Errorf("%v, %t: the file comes before defaults", s.authority.DefaultTTL, s.secrets.scope.All)
 	}
-	if s.namespace != "mesh" || s.authority.SystemNamespace != "mesh" || s.pod != "citadel-1" {
+	if s.caNamespace != "mesh" || s.namespace != "mesh" || s.authority.SystemNamespace != "mesh" || s.pod != "citadel-1" {
 		t.Errorf("namespace %s, pod %s", s.namespace, s.pod)
 	}
 	t.Setenv("GARRISON_NAMESPACE", "other")
 	t.Setenv("GARRISON_CONFIG", config)
-	if s, err = parse(nil, io.Discard); err != nil || s.namespace != "other" || !s.allNamespaces {
+	if s, err = parse(nil, io.Discard); err != nil || s.namespace != "other" || !s.secrets.scope.All {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -107,15 +108,24 @@ func TestParseRefuses(t *testing.T) {
 		"two CAs": {[]string{"--ca=self-signed", "--ca-dir=/a", "--signing-cert=/a"}, "", []string{
 			"ca-dir: excludes signing-cert", "ca self-signed: excludes the files",
 		}},
-		"no limit":        {[]string{"--max-rate=0", "--caller-burst=-1", "--source-rate=NaN", "--max-signing=-1"}, "", []string{"max-rate 0: must be more than 0", "caller-burst -1: must be", "source-rate NaN: must be", "max-signing -1: less than 0"}},
-		"empty audience":  {[]string{"--token-audience=a,"}, "", []string{"token-audience: empty"}},
-		"tokens":          {[]string{"--token-verification=never", "--revocation-window=5s"}, "", []string{`token-verification "never": auto, local or review`, "revocation-window 5s: less than 12s"}},
-		"unknown flag":    {[]string{"--nonsense"}, "", []string{"nonsense"}},
-		"file not there":  {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
-		"unknown key":     {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
-		"wrong type":      {nil, "secret-ttl: long\nprofile: maybe\n", []string{"secret-ttl: ", "profile: "}},
-		"list for a word": {nil, "listen: [a, b]\n", []string{"listen: "}},
-		"not YAML":        {nil, "\t{", []string{"config "}},
+		"secrets": {[]string{
+			"--secret-scope=some", "--secret-account-selector=a b", "--secret-namespaces=A", "--secret-key=rsa1024", "--workload-cert-grace-period-ratio=0.95",
+			"--workload-cert-min-grace-period=-1s", "--custom-dns-names=cart:x", "--secret-workers=0", "--secret-rate=0", "--secret-scrub-rate=0.5", "--secret-scrub-interval=1s",
+		}, "", []string{
+			`secret-scope: "some"`, "secret-account-selector: ", `secret-namespaces: "A"`, `secret-key: "rsa1024"`, "workload-cert-grace-period-ratio: 0.95",
+			"workload-cert-min-grace-period: -1s", `custom-dns-names: "cart:x"`, "secret-workers: 0", "secret-rate: 0", "secret-scrub-rate: 0.5", "secret-scrub-interval: 1s",
+		}},
+		"scopes that contradict": {[]string{"--secret-scope=all", "--secret-namespace-selector=a=b"}, "", []string{"secret-namespace-selector: contradicts"}},
+		"server's name":          {[]string{"--custom-dns-names=cart.shop:istiod.istio-system.svc"}, "", []string{"custom-dns-names: "}},
+		"no limit":               {[]string{"--max-rate=0", "--caller-burst=-1", "--source-rate=NaN", "--max-signing=-1"}, "", []string{"max-rate 0: must be more than 0", "caller-burst -1: must be", "source-rate NaN: must be", "max-signing -1: less than 0"}},
+		"empty audience":         {[]string{"--token-audience=a,"}, "", []string{"token-audience: empty"}},
+		"tokens":                 {[]string{"--token-verification=never", "--revocation-window=5s"}, "", []string{`token-verification "never": auto, local or review`, "revocation-window 5s: less than 12s"}},
+		"unknown flag":           {[]string{"--nonsense"}, "", []string{"nonsense"}},
+		"file not there":         {[]string{"--config=/nowhere.yaml"}, "", []string{"config /nowhere.yaml"}},
+		"unknown key":            {nil, "trust-domian: x\n", []string{`unknown key "trust-domian"`}},
+		"wrong type":             {nil, "secret-ttl: long\nprofile: maybe\n", []string{"secret-ttl: ", "profile: "}},
+		"list for a word":        {nil, "listen: [a, b]\n", []string{"listen: "}},
+		"not YAML":               {nil, "\t{", []string{"config "}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -167,5 +177,26 @@ func TestParseAsksForNothingElse(t *testing.T) {
 	if _, err := parse([]string{"--config", file(t, "version: true\nconfig: other.yaml\n")}, io.Discard); err == nil ||
 		!strings.Contains(err.Error(), `unknown key "version"`) || !strings.Contains(err.Error(), `unknown key "config"`) {
 		t.Errorf("no settings of a file: %v", err)
+	}
+}
+
+func TestParseSecrets(t *testing.T) {
+	s, err := parse([]string{
+		"--secret-namespace-selector=team=a", "--secret-account-selector=mesh", "--secret-only-used", "--secret-namespaces=a,b", "--secret-key=rsa2048",
+		"--custom-dns-names=cart.shop:cart.example.com,istio-pilot.istio-system:istiod.istio-system.svc", "--custom-dns-names-of-servers",
+		"--workload-cert-min-grace-period=0s",
+	}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scope := s.secrets.scope
+	if scope.All || !scope.Used || scope.Namespaces.String() != "team=a" || scope.Accounts.String() != "mesh" || scope.System != "istio-system" {
+		t.Errorf("scope %+v", scope)
+	}
+	if diff := cmp.Diff([]string{"a", "b", "istio-system"}, s.secrets.namespaces); diff != "" {
+		t.Errorf("namespaces (-want +got): %s", diff)
+	}
+	if s.authority.SecretKey != ca.RSA2048 || s.authority.Validate() != nil {
+		t.Errorf("authority %+v", s.authority)
 	}
 }

@@ -37,6 +37,8 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	service := ca.NewService(authority, authenticator(tokens),
 		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics)})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
+	leader := newLeader(leader{api: p.api, authority: authority, tend: keys.tend, settings: s, log: p.log, metrics: p.metrics})
+	keys.then(leader.again)
 	return serve.Parts{
 		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, service), Door: door}.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
@@ -49,7 +51,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
 		"token keys":   tokens.Run,
 		"workloads":    workloads.Run,
-		"leader":       lead(p.api, authority, s, p.log, p.metrics, keys.tend),
+		"leader":       leader.run,
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
 			keys.again(setServing(serving, authority, p.log))),
 		"keys": keys.follow,

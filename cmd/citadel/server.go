@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -41,32 +40,6 @@ func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.L
 			return
 		}
 		log.Info("took serving certificate", "expires", serving.Leaf().NotAfter)
-	}
-}
-
-// lead keeps Secrets and ConfigMaps while this replica holds the lease.
-func lead(
-	api *cluster.API, authority *ca.Authority, s settings, log *slog.Logger, metrics prometheus.Registerer,
-	tend func(context.Context) error,
-) func(context.Context) error {
-	lease := cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
-	parts := serve.Parts{
-		"secrets": api.KeepSecrets(cluster.SecretKeeper{
-			InScope: ca.InScope(s.namespace, s.allNamespaces),
-			Check:   authority.CheckSecret,
-			Make:    authority.NewSecret,
-			Log:     log,
-			Metrics: metrics,
-		}),
-		"config maps": api.KeepConfigMaps(cluster.ConfigMapKeeper{
-			Desired: authority.RootConfigMap,
-			Log:     log,
-			Metrics: metrics,
-		}),
-		"CA": tend,
-	}
-	return func(ctx context.Context) error {
-		return api.Lead(ctx, lease, func(ctx context.Context) error { return serve.All(ctx, parts) })
 	}
 }
 

@@ -37,6 +37,9 @@ const (
 
 	// DefaultIntermediateTTL lets the root key rest for eight months at a time.
 	DefaultIntermediateTTL = 365 * 24 * time.Hour
+
+	DefaultSecretGrace    = 0.5
+	DefaultSecretMinGrace = 10 * time.Minute
 )
 
 // skew is how far certificates begin in the past, so that a node whose clock is
@@ -55,6 +58,11 @@ type Options struct {
 	SecretTTL       time.Duration        // of certificates in Secrets: [DefaultSecretTTL]
 	SystemNamespace string               // where the servers run: istio-system
 	ClusterDomain   string               // DNS suffix of Services: cluster.local
+
+	SecretKey      SecretKey     // of certificates in Secrets: P-256
+	SecretGrace    float64       // share of its life for which a Secret is left to be renewed: [DefaultSecretGrace]
+	SecretMinGrace time.Duration // that grace's least, but no more than half a life: [DefaultSecretMinGrace]
+	DNSNames       DNSNames      // of accounts besides their SPIFFE ID
 }
 
 // Validate reports every setting that contradicts another one.
@@ -76,6 +84,12 @@ func (o Options) Validate() error {
 	if o.DefaultTTL > o.MaxTTL {
 		errs = append(errs, fmt.Errorf("certificate lifetime %v: more than the longest one, %v", o.DefaultTTL, o.MaxTTL))
 	}
+	if o.SecretGrace < 0.1 || o.SecretGrace > 0.9 { // a tenth more or less, and there still are two parts
+		errs = append(errs, fmt.Errorf("grace period of Secrets: %v of their life, not 0.1 to 0.9", o.SecretGrace))
+	}
+	if o.SecretMinGrace < 0 {
+		errs = append(errs, fmt.Errorf("least grace period of Secrets %v: less than nothing", o.SecretMinGrace))
+	}
 	return errors.Join(errs...)
 }
 
@@ -91,6 +105,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SecretTTL == 0 {
 		o.SecretTTL = DefaultSecretTTL
+	}
+	if o.SecretGrace == 0 {
+		o.SecretGrace = DefaultSecretGrace
+	}
+	if o.SecretMinGrace == 0 {
+		o.SecretMinGrace = DefaultSecretMinGrace
 	}
 	if o.SystemNamespace == "" {
 		o.SystemNamespace = mesh.SystemNamespace

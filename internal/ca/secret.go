@@ -2,13 +2,13 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -32,15 +32,11 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, keyText, err := a.options.SecretKey.generate()
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
 	request, err := requestFor(key)
-	if err != nil {
-		return nil, err
-	}
-	keyText, err := encodePrivateKey(key)
 	if err != nil {
 		return nil, err
 	}
@@ -50,10 +46,16 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:   account.Namespace,
-			Name:        mesh.WorkloadSecret(account.Name),
-			Labels:      map[string]string{mesh.ManagedByLabel: mesh.ManagedBy},
-			Annotations: map[string]string{mesh.ServiceAccountAnnotation: account.Name},
+			Namespace: account.Namespace,
+			Name:      mesh.WorkloadSecret(account.Name),
+			Labels:    map[string]string{mesh.ManagedByLabel: mesh.ManagedBy},
+			Annotations: map[string]string{
+				mesh.ServiceAccountAnnotation: account.Name,
+				mesh.SecretAccount:            account.UID,
+				mesh.SecretExpiry:             cert.leaf.NotAfter.UTC().Format(time.RFC3339),
+				mesh.SecretDigest:             digest(cert.leaf.Raw),
+				mesh.SecretRoots:              digest(cert.bundle),
+			},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1",
 				Kind:       "ServiceAccount",
@@ -101,7 +103,7 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 	if !bytes.Equal(secret.Data[mesh.CertChain], encodeCertificates(certs)) {
 		return time.Time{}, fmt.Errorf("%s: holds more than its certificates", mesh.CertChain)
 	}
-	return renewal(pair.Leaf, account), nil
+	return a.options.renewal(pair.Leaf, account), nil
 }
 
 // vouches verifies a leaf that comes back from storage, with what follows it there, by
@@ -157,15 +159,30 @@ func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
 	return errors.New("not owned by the service account")
 }
 
-// renewal returns half-life, give or take a tenth of it: always the same for one
-// account, but spread over accounts whose certificates were made together. Life
-// begins when the certificate was made, which for brief ones is long after NotBefore.
-func renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
+// renewal returns when what is left of a certificate's life is the grace period, give or
+// take a tenth of it: always the same for one account, but spread over accounts whose
+// certificates were made together. Life begins when the certificate was made, which for
+// brief ones is long after NotBefore. The least grace period takes no more than half of it.
+func (o Options) renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
 	h := sha256.Sum256([]byte(account.UID))
 	spread := float64(binary.BigEndian.Uint32(h[:]))/(1<<31) - 1 // -1 to 1
-	made := leaf.NotBefore.Add(skew)
-	half := leaf.NotAfter.Sub(made) / 2
-	return made.Add(half + time.Duration(spread*float64(half/10)))
+	life := leaf.NotAfter.Sub(leaf.NotBefore.Add(skew))
+	grace := max(o.SecretGrace*float64(life), float64(min(o.SecretMinGrace, life/2))) // of 200 years and more, life is the longest Duration
+	return leaf.NotAfter.Add(-time.Duration(grace * (1 + spread/10)))
+}
+
+// digest is how annotations name certificates and roots.
+func digest(content []byte) string {
+	h := sha256.Sum256(content)
+	return hex.EncodeToString(h[:])
+}
+
+// Basis returns digests of what [Authority.CheckSecret] judges by besides its settings:
+// of the roots, as the annotation of Secrets has it, and of the certificates between
+// them and leaves.
+func (a *Authority) Basis() (roots, chain string) {
+	i := a.current.Load()
+	return digest(i.bundle), digest(encodeCertificates(i.chain))
 }
 
 // namesOf returns what an account's Secret certifies. Only the accounts of the
@@ -175,7 +192,7 @@ func (o Options) namesOf(account mesh.ServiceAccount) (names, error) {
 	if err != nil {
 		return names{}, err
 	}
-	n := names{id: id}
+	n := names{id: id, dns: o.DNSNames.of(account)}
 	if account.Namespace != o.SystemNamespace {
 		return n, nil
 	}
@@ -183,15 +200,15 @@ func (o Options) namesOf(account mesh.ServiceAccount) (names, error) {
 	switch {
 	case !ok || len(validation.IsDNS1123Label(service)) > 0:
 	case service == mesh.InjectorService, strings.HasPrefix(service, mesh.InjectorService+"-"): // of a revision
-		n.dns = o.serviceNames(service)
+		n.dns = append(o.serviceNames(service), n.dns...)
 	case service == mesh.CitadelService:
-		n.dns = append(o.serviceNames(service),
+		n.dns = slices.Concat(o.serviceNames(service), []string{
 			// Clients of Istio's verify their CA by one of these, by version.
 			"istio-ca",
-			"istiod."+o.SystemNamespace+".svc",
-			"istiod-remote."+o.SystemNamespace+".svc",
-			"istio-pilot."+o.SystemNamespace+".svc",
-		)
+			"istiod." + o.SystemNamespace + ".svc",
+			"istiod-remote." + o.SystemNamespace + ".svc",
+			"istio-pilot." + o.SystemNamespace + ".svc",
+		}, n.dns)
 	}
 	return n, nil
 }
@@ -204,7 +221,7 @@ func (o Options) serviceNames(service string) []string {
 }
 
 // requestFor makes the request that a holder of key would send.
-func requestFor(key *ecdsa.PrivateKey) (Request, error) {
+func requestFor(key crypto.Signer) (Request, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		return Request{}, fmt.Errorf("csr: %w", err)

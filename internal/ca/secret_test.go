@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -30,10 +33,16 @@ func TestNewSecret(t *testing.T) {
 	s := newSecret(t, a, sleep, noon)
 	want := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       "default",
-			Name:            "istio.sleep",
-			Labels:          map[string]string{"app.kubernetes.io/managed-by": "garrison"},
-			Annotations:     map[string]string{"istio.io/service-account.name": "sleep"},
+			Namespace: "default",
+			Name:      "istio.sleep",
+			Labels:    map[string]string{"app.kubernetes.io/managed-by": "garrison"},
+			Annotations: map[string]string{
+				"istio.io/service-account.name":   "sleep",
+				"garrison.io/service-account-uid": "8f2c",
+				"garrison.io/certificate-expires": noon.Add(DefaultSecretTTL).Format(time.RFC3339),
+				"garrison.io/certificate-sha256":  digest(parseLeaf(t, string(s.Data["cert-chain.pem"])).Raw),
+				"garrison.io/roots-sha256":        digest(a.Bundle()),
+			},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "sleep", UID: "8f2c"}},
 		},
 		Type: "istio.io/key-and-cert",
@@ -215,7 +224,14 @@ func TestRenewalOfBriefSecrets(t *testing.T) {
 	}
 }
 
-func TestInScope(t *testing.T) {
+func TestScope(t *testing.T) {
+	selects := func(text string) labels.Selector {
+		s, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
 	ns := func(name string, labels ...string) *corev1.Namespace {
 		n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
 		for i := 0; i < len(labels); i += 2 {
@@ -223,28 +239,156 @@ func TestInScope(t *testing.T) {
 		}
 		return n
 	}
+	plain, on := ns("plain"), ns("on", "istio-injection", "enabled")
+	team := ns("team", "team", "a", "istio-injection", "disabled")
+	mine := map[string]string{"mesh": "yes"}
 	for _, c := range []struct {
-		ns   *corev1.Namespace
-		want bool
+		name   string
+		scope  Scope
+		ns     *corev1.Namespace
+		labels map[string]string
+		used   bool
+		want   bool
 	}{
-		{ns("plain"), false},
-		{ns("on", "istio-injection", "enabled"), true},
-		{ns("off", "istio-injection", "disabled"), false},
-		{ns("odd", "istio-injection", "yes"), false},
-		{ns("revision", "istio.io/rev", "canary"), true},
-		{ns("both", "istio.io/rev", "canary", "istio-injection", "disabled"), false},
-		{ns("istio-system", "istio-injection", "disabled"), true},
-		{ns("kube-system"), false},
+		{"without a label", Scope{}, plain, nil, true, false},
+		{"injection on", Scope{}, on, nil, false, true},
+		{"injection off", Scope{}, ns("off", "istio-injection", "disabled"), nil, true, false},
+		{"an odd word", Scope{}, ns("odd", "istio-injection", "yes"), nil, true, false},
+		{"a revision", Scope{}, ns("revision", "istio.io/rev", "canary"), nil, false, true},
+		{"off beats a revision", Scope{}, ns("both", "istio.io/rev", "canary", "istio-injection", "disabled"), nil, true, false},
+		{"the servers'", Scope{System: "mesh"}, ns("mesh", "istio-injection", "disabled"), nil, false, true},
+		{"where the servers are not", Scope{System: "mesh"}, ns("istio-system"), nil, true, false},
+		{"all", Scope{All: true}, plain, nil, false, true},
+		{"all means all", Scope{All: true}, ns("off", "istio-injection", "disabled"), nil, false, true},
+		{"selected", Scope{Namespaces: selects("team=a")}, team, nil, false, true},
+		{"not selected", Scope{Namespaces: selects("team=a")}, on, nil, false, false},
+		{"account selected", Scope{Accounts: selects("mesh")}, on, mine, false, true},
+		{"account not selected", Scope{Accounts: selects("mesh")}, on, nil, true, false},
+		{"account of another namespace", Scope{Accounts: selects("mesh")}, plain, mine, true, false},
+		{"used", Scope{Used: true}, on, nil, true, true},
+		{"not used", Scope{Used: true}, on, nil, false, false},
+		{"used elsewhere", Scope{Used: true}, plain, nil, true, false},
+		{"servers' without a pod", Scope{Used: true, Accounts: selects("mesh"), System: "mesh"}, ns("mesh"), nil, false, true},
 	} {
-		if got := InScope("istio-system", false)(c.ns); got != c.want {
-			t.Errorf("%s: %t, want %t", c.ns.Name, got, c.want)
-		}
-		if !InScope("istio-system", true)(c.ns) {
-			t.Errorf("%s: not in a scope of all", c.ns.Name)
+		if got := c.scope.Includes(c.ns, c.labels, c.used); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
 		}
 	}
-	if elsewhere := InScope("mesh", false); !elsewhere(ns("mesh")) || elsewhere(ns("istio-system")) {
-		t.Error("the servers' namespace is the one that was named")
+}
+
+// Keys for old readers are RSA in PKCS#1, and pass the same check.
+func TestSecretsWithRSAKeys(t *testing.T) {
+	a, _ := open(t, noon, Options{SecretKey: RSA2048})
+	s := newSecret(t, a, sleep, noon)
+	block, _ := pem.Decode(s.Data["key.pem"])
+	if block == nil || block.Type != "RSA PRIVATE KEY" {
+		t.Fatalf("key.pem holds %v", block)
+	}
+	key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+	if err != nil || key.N.BitLen() != 2048 {
+		t.Errorf("%v, %v", key, err)
+	}
+	if _, err := a.CheckSecret(sleep, s, noon); err != nil {
+		t.Error(err)
+	}
+}
+
+// The grace period is a share of the life, at least a fixed time, and never so long that
+// a Secret is due when it is made, not even where lives are longer than int64 has room
+// for when they are multiplied.
+func TestGracePeriod(t *testing.T) {
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	for _, c := range []struct {
+		ttl, least time.Duration
+		ratio      float64
+		want       time.Duration // that is left, give or take a tenth
+	}{
+		{90 * day, 10 * time.Minute, 0.5, 45 * day},
+		{90 * day, 10 * time.Minute, 0.2, 18 * day},
+		{90 * day, 10 * time.Minute, 0.9, 81 * day},
+		{365 * day, 10 * time.Minute, 0.5, 365 * day / 2}, // overflowed in Istio's
+		{8 * year, 10 * time.Minute, 0.8, 8 * year * 8 / 10},
+		{30 * time.Minute, 10 * time.Minute, 0.1, 10 * time.Minute},
+		{time.Minute, 10 * time.Minute, 0.1, 30 * time.Second},
+	} {
+		a, _ := open(t, noon, Options{SecretTTL: c.ttl, SecretGrace: c.ratio, SecretMinGrace: c.least})
+		s := newSecret(t, a, sleep, noon)
+		renew, err := a.CheckSecret(sleep, s, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := noon.Add(c.ttl).Sub(renew)
+		if !renew.After(noon) || left < c.want*9/10 || left > c.want*11/10 {
+			t.Errorf("%v with %v of it or %v: %v left, want about %v", c.ttl, c.ratio, c.least, left, c.want)
+		}
+	}
+	for _, ratio := range []float64{0.09, 0.91, -1} {
+		if err := (Options{SecretGrace: ratio}).Validate(); err == nil {
+			t.Errorf("ratio %v: accepted", ratio)
+		}
+	}
+	if err := (Options{SecretMinGrace: -1}).Validate(); err == nil {
+		t.Error("grace of less than nothing: accepted")
+	}
+}
+
+func TestDNSNames(t *testing.T) {
+	given, err := ParseDNSNames([]string{"cart.shop:cart.example.com", "cart.shop:cart", "a.b.shop:ab.example.com",
+		"istio-citadel-service-account.istio-system:ca.example.com"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, root := open(t, noon, Options{DNSNames: given})
+	for account, want := range map[mesh.ServiceAccount][]string{
+		{Namespace: "shop", Name: "cart", UID: "1"}: {"cart.example.com", "cart"},
+		{Namespace: "shop", Name: "a.b", UID: "1"}:  {"ab.example.com"},
+		{Namespace: "other", Name: "cart"}:          nil,
+		{Namespace: "istio-system", Name: "istio-citadel-service-account", UID: "1"}: {
+			"istio-citadel", "istio-citadel.istio-system", "istio-citadel.istio-system.svc", "istio-citadel.istio-system.svc.cluster.local",
+			"istio-ca", "istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc", "ca.example.com",
+		},
+	} {
+		n, err := a.options.namesOf(account)
+		if diff := cmp.Diff(want, n.dns, cmpopts.EquateEmpty()); diff != "" || err != nil {
+			t.Errorf("%s: %v, names (-want +got): %s", account, err, diff)
+		}
+	}
+	s := newSecret(t, a, mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "1"}, noon)
+	plain, err := Open(root, Options{})
+	if err == nil {
+		_, err = plain.CheckSecret(mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "1"}, s, noon)
+	}
+	wantError(t, err, "DNS names")
+}
+
+func TestDNSNamesRefused(t *testing.T) {
+	for _, entry := range []string{
+		"", "cart", "cart.shop", "cart:x.example.com", ".shop:x.example.com", "cart.:x.example.com", "cart.shop:", "cart.shop:*.example.com",
+		"cart.shop:x.example.com:443", "Cart.shop:x.example.com", "cart.shop:X.example.com", "cart.shop:10.0.0.1", "cart.shop:x_y",
+		"cart.shop:istiod.istio-system.svc", "cart.shop:istiod-canary.istio-system.svc", "cart.shop:istio-ca", "cart.shop:istio-citadel",
+		"cart.shop:istio-pilot.istio-system.svc.cluster.local", "cart.shop:istio-sidecar-injector.elsewhere.svc",
+	} {
+		if d, err := ParseDNSNames([]string{entry}, false); err == nil {
+			t.Errorf("%q: %v", entry, d)
+		}
+	}
+	if _, err := ParseDNSNames([]string{"a.b:x", "a.b:x"}, false); err == nil {
+		t.Error("one name twice: accepted")
+	}
+	if _, err := ParseDNSNames([]string{"istio-pilot.istio-system:istiod.istio-system.svc"}, true); err != nil {
+		t.Errorf("said explicitly: %v", err)
+	}
+}
+
+func TestLegacyRootConfigMap(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	if got := a.LegacyRootConfigMap(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}); got != nil {
+		t.Errorf("elsewhere: %v", got)
+	}
+	got := a.LegacyRootConfigMap(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}})
+	text, err := base64.StdEncoding.DecodeString(got.Data["caTLSRootCert"])
+	if err != nil || !bytes.Equal(text, a.Bundle()) || got.Name != "istio-security" || len(got.Data) != 1 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

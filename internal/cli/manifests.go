@@ -17,7 +17,7 @@ func manifests() *cobra.Command {
 		Short: "Print Kubernetes objects for an installation",
 		Long: `Print Kubernetes objects for an installation, as YAML for kubectl apply. The same
 flags give the same bytes. No cluster is asked.`,
-	}, webhookManifest())
+	}, webhookManifest(), citadelManifest())
 }
 
 func webhookManifest() *cobra.Command {

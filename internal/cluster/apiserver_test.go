@@ -37,8 +37,11 @@ func TestAPIServer(t *testing.T) {
 		"caBundle":       testCABundle,
 		"caBundle, tags": testCABundleTags,
 		"secrets":        testSecrets,
+		"used accounts":  testUsedAccounts,
+		"own namespaces": testOwnNamespaces,
 		"config maps":    testConfigMaps,
 		"publications":   testPublish,
+		"one config map": testOneConfigMap,
 		"lease":          testLease,
 		"CreateOrRead":   testCreateOrRead,
 		"EnsureSecret":   testEnsureSecret,
@@ -88,6 +91,24 @@ func (l lab) as(t *testing.T, rules ...rbacv1.PolicyRule) *API {
 		t.Fatal(err)
 	}
 	return api
+}
+
+// bind gives the user of the test these rights in one namespace.
+func (l lab) bind(t *testing.T, namespace string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	user := userOf(t)
+	if _, err := l.admin.Client.RbacV1().Roles(namespace).Create(t.Context(), &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules,
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.admin.Client.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
+		Subjects:   []rbacv1.Subject{{Kind: "User", Name: user, APIGroup: rbacv1.GroupName}},
+		RoleRef:    rbacv1.RoleRef{Kind: "Role", Name: user, APIGroup: rbacv1.GroupName},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // also gives these rights to the user of the test besides those that it has.

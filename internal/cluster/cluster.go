@@ -28,10 +28,12 @@
 //	WatchWorkloads  pods, serviceaccounts: get, list, watch
 //	KeepSecrets     namespaces: list, watch
 //	                serviceaccounts: get, list, watch
-//	                secrets: get, list, watch, create, update, delete
+//	                secrets: get, list, watch, create, patch, delete
 //	                events: create
+//	                pods: list, watch, where only accounts in use get Secrets
 //	KeepConfigMaps  namespaces: list, watch
 //	                configmaps: create, list, watch, patch by name
+//	                events: create
 //	KeepPublished   configmaps: create, patch by name
 //	KeepCABundle    mutatingwebhookconfigurations (admissionregistration.k8s.io):
 //	                list, watch; patch by name
@@ -76,6 +78,7 @@ type API struct {
 	// storm of writes must neither cost the leader its lease nor keep callers out.
 	leases   kubernetes.Interface
 	reviews  kubernetes.Interface
+	bulk     kubernetes.Interface // for loops that limit themselves
 	metadata metadata.Interface
 
 	token string // that this process itself is let in with; "" for other ways
@@ -128,10 +131,14 @@ func open(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go and workloads.go
+	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go, workloads.go and secrets.go
 	reviews, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	return &API{Client: client, leases: leases, reviews: reviews, metadata: meta, token: config.BearerToken}, nil
+	bulk, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &API{Client: client, leases: leases, reviews: reviews, bulk: bulk, metadata: meta, token: config.BearerToken}, nil
 }

@@ -42,7 +42,8 @@ func testConfigMaps(t *testing.T, l lab) {
 	const name = mesh.RootConfigMap
 	api := l.as(t,
 		allow("", "namespaces", "list watch"),
-		allow("", "configmaps", "create list watch patch", name))
+		allow("", "configmaps", "create list watch patch", name),
+		allow("", "events", "create"))
 	core := l.admin.Client.CoreV1()
 	l.namespace(t, "early", nil)
 	theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"other": "1", mesh.RootKey: "forged"}}
@@ -51,6 +52,7 @@ func testConfigMaps(t *testing.T, l lab) {
 	}
 	var root atomic.Value
 	root.Store("root 1")
+	again := make(chan struct{})
 	stop := run(t, api.KeepConfigMaps(ConfigMapKeeper{
 		Desired: func(ns *corev1.Namespace) *corev1.ConfigMap {
 			if ns.Name == metav1.NamespacePublic {
@@ -61,8 +63,8 @@ func testConfigMaps(t *testing.T, l lab) {
 				Data:       map[string]string{mesh.RootKey: root.Load().(string)},
 			}
 		},
-		Resync: 2 * time.Second,
-		Log:    logger(t), Metrics: prometheus.NewRegistry(),
+		Again: again,
+		Log:   logger(t), Metrics: prometheus.NewRegistry(),
 	}))
 	wants := func(t *testing.T, namespace string, want map[string]string) {
 		t.Helper()
@@ -130,8 +132,34 @@ func testConfigMaps(t *testing.T, l lab) {
 
 	t.Run("new root", func(t *testing.T) {
 		root.Store("root 2")
+		again <- struct{}{}
 		wants(t, "late", map[string]string{mesh.RootKey: "root 2"})
 		wants(t, "early", map[string]string{"other": "2", mesh.RootKey: "root 2"})
 	})
 	stop()
+}
+
+// A ConfigMap of another name, in one namespace, needs rights there and no elsewhere.
+func testOneConfigMap(t *testing.T, l lab) {
+	api := l.as(t, allow("", "namespaces", "list watch"), allow("", "configmaps", "create list watch patch", mesh.LegacyRootConfigMap))
+	l.namespace(t, "legacy", nil)
+	l.namespace(t, "legacy-not", nil)
+	run(t, api.KeepConfigMaps(ConfigMapKeeper{
+		Name: mesh.LegacyRootConfigMap, Namespace: "legacy",
+		Desired: func(ns *corev1.Namespace) *corev1.ConfigMap {
+			return &corev1.ConfigMap{Data: map[string]string{"ns": ns.Name}}
+		},
+		Log: logger(t),
+	}))
+	core := l.admin.Client.CoreV1()
+	within(t, 10*time.Second, func() error {
+		found, err := core.ConfigMaps("legacy").Get(t.Context(), mesh.LegacyRootConfigMap, metav1.GetOptions{})
+		if err == nil && found.Data["ns"] != "legacy" {
+			err = fmt.Errorf("holds %v", found.Data)
+		}
+		return err
+	})
+	if _, err := core.ConfigMaps("legacy-not").Get(t.Context(), mesh.LegacyRootConfigMap, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("elsewhere: %v", err)
+	}
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -12,11 +13,10 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-func TestDecide(t *testing.T) {
+func TestJudge(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	later := now.Add(time.Hour)
 	account := mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "u2"}
-	gone := mesh.ServiceAccount{Namespace: "shop", Name: "cart"}
 	secret := func(changes ...func(*corev1.Secret)) *corev1.Secret {
 		s := &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{
@@ -33,50 +33,112 @@ func TestDecide(t *testing.T) {
 	}
 	spoilt := func(s *corev1.Secret) { s.Data = nil }
 	due := func(s *corev1.Secret) { s.Data[certKey] = certLine(account, now) }
-	immutable := func(s *corev1.Secret) { yes := true; s.Immutable = &yes }
+	immutable := func(s *corev1.Secret) { s.Immutable = new(true) }
 	earlier := func(s *corev1.Secret) { s.OwnerReferences[0].UID = "u1" }
 	unlabelled := func(s *corev1.Secret) { s.Labels = nil }
 	unowned := func(s *corev1.Secret) { s.OwnerReferences = nil }
-	ending := func(s *corev1.Secret) { at := metav1.NewTime(now); s.DeletionTimestamp = &at }
-	ignored := decision{}
+	ending := func(s *corev1.Secret) { s.DeletionTimestamp = new(metav1.NewTime(now)) }
 	for name, c := range map[string]struct {
-		account mesh.ServiceAccount
-		wanted  bool
-		secret  *corev1.Secret
-		want    decision
+		secret *corev1.Secret
+		want   decision
 	}{
-		"good":                          {account, true, secret(), decision{renew: later}},
-		"good and immutable":            {account, true, secret(immutable), decision{renew: later}},
-		"absent":                        {account, true, nil, decision{change: created}},
-		"absent, not wanted":            {account, false, nil, ignored},
-		"absent, no account":            {gone, false, nil, ignored},
-		"due":                           {account, true, secret(due), decision{change: renewed}},
-		"due, immutable":                {account, true, secret(due, immutable), decision{change: renewed, anew: true}},
-		"spoilt":                        {account, true, secret(spoilt), decision{change: repaired, why: errSpoilt}},
-		"spoilt, immutable":             {account, true, secret(spoilt, immutable), decision{change: repaired, why: errSpoilt, anew: true}},
-		"label lost":                    {account, true, secret(unlabelled), decision{change: repaired, why: cmpopts.AnyError}},
-		"owner lost":                    {account, true, secret(unowned), decision{change: repaired, why: cmpopts.AnyError}},
-		"another's, taken over":         {account, true, secret(unlabelled, unowned), decision{change: repaired, why: cmpopts.AnyError}},
-		"of an earlier account":         {account, true, secret(earlier), decision{change: repaired, why: cmpopts.AnyError, anew: true}},
-		"of an earlier one, not wanted": {account, false, secret(earlier), decision{change: removed}},
-		"being deleted":                 {account, true, secret(ending, spoilt), ignored},
-		"not wanted":                    {account, false, secret(), ignored},
-		"not wanted and spoilt":         {account, false, secret(spoilt), ignored},
-		"account gone":                  {gone, false, secret(), decision{change: removed}},
-		"account gone, owner lost":      {gone, false, secret(unowned), decision{change: removed}},
-		"account gone, not labelled":    {gone, false, secret(unlabelled), ignored},
-		"earlier account, not labelled": {account, false, secret(earlier, unlabelled), ignored},
-		"owned by something else as well": {account, true, secret(func(s *corev1.Secret) {
+		"good":               {secret(), decision{renew: later}},
+		"good and immutable": {secret(immutable), decision{renew: later}},
+		"due":                {secret(due), decision{change: renewed}},
+		"due, immutable":     {secret(due, immutable), decision{change: renewed, anew: true}},
+		"spoilt":             {secret(spoilt), decision{change: repaired, why: errSpoilt}},
+		"spoilt, immutable":  {secret(spoilt, immutable), decision{change: repaired, why: errSpoilt, anew: true}},
+		"label lost":         {secret(unlabelled), decision{change: repaired, why: cmpopts.AnyError}},
+		"owner lost":         {secret(unowned), decision{change: repaired, why: cmpopts.AnyError}},
+		"another's":          {secret(unlabelled, unowned), decision{change: repaired, why: cmpopts.AnyError}},
+		"of an earlier life": {secret(earlier), decision{change: repaired, why: errEarlier, anew: true}},
+		"being deleted":      {secret(ending, spoilt), decision{}},
+		"of another's, too": {secret(func(s *corev1.Secret) {
 			s.OwnerReferences = append([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ServiceAccount", UID: "x"}}, s.OwnerReferences...)
 		}), decision{renew: later}},
 	} {
 		before := c.secret.DeepCopy()
-		got := keeper(t).decide(c.account, c.wanted, c.secret, now)
+		got := keeper(t).judge(account, c.secret, now)
 		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(decision{}), cmpopts.EquateErrors()); diff != "" {
 			t.Errorf("%s (-want +got): %s", name, diff)
 		}
 		if !cmp.Equal(before, c.secret) {
 			t.Errorf("%s: the Secret was changed", name)
+		}
+	}
+}
+
+func TestGlance(t *testing.T) {
+	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	soon, later := now.Add(time.Minute), now.Add(time.Hour)
+	// A Secret that was verified, and one that this process has not read yet.
+	verified := func(changes ...func(*glimpse)) glimpse {
+		g := glimpse{
+			account: mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "u2"},
+			wanted:  true,
+			seen: &secretSight{
+				sight: sight{uid: "s1", version: "7"}, owner: "u2", managed: true,
+				hints: hints{expires: later.Unix(), roots: unique.Make("r1"), account: "u2"},
+			},
+			last:    verdict{version: "7", account: "u2", basis: unique.Make(Basis{"r1", "c1"}), renew: later},
+			basis:   Basis{"r1", "c1"},
+			patient: soon,
+		}
+		for _, change := range changes {
+			change(&g)
+		}
+		return g
+	}
+	unread := func(changes ...func(*glimpse)) glimpse {
+		return verified(append([]func(*glimpse){func(g *glimpse) { g.last = verdict{} }}, changes...)...)
+	}
+	absent := func(g *glimpse) { g.seen = nil }
+	gone := func(g *glimpse) { g.account.UID, g.wanted = "", false }
+	unwanted := func(g *glimpse) { g.wanted = false }
+	earlier := func(g *glimpse) { g.seen.owner = "u1" }
+	unmanaged := func(g *glimpse) { g.seen.managed = false }
+	for name, c := range map[string]struct {
+		glimpse
+		step step
+		at   time.Time
+	}{
+		"absent":                      {unread(absent), doCreate, time.Time{}},
+		"absent, not wanted":          {unread(absent, unwanted), doNothing, time.Time{}},
+		"absent, no account":          {unread(absent, gone), doNothing, time.Time{}},
+		"deleted, verified before":    {verified(absent), doCreate, time.Time{}},
+		"being deleted":               {unread(func(g *glimpse) { g.seen.ending = true }), doNothing, time.Time{}},
+		"account gone":                {verified(gone), doRemove, time.Time{}},
+		"account gone, owner lost":    {unread(gone, func(g *glimpse) { g.seen.owner = "" }), doRemove, time.Time{}},
+		"account gone, not ours":      {unread(gone, unmanaged), doNothing, time.Time{}},
+		"earlier, not wanted":         {unread(unwanted, earlier), doRemove, time.Time{}},
+		"earlier, not wanted or ours": {unread(unwanted, earlier, unmanaged), doNothing, time.Time{}},
+		"not wanted":                  {verified(unwanted), doNothing, time.Time{}},
+		"not wanted, not read":        {unread(unwanted), doNothing, time.Time{}},
+
+		"verified":              {verified(), doWait, later},
+		"due":                   {verified(func(g *glimpse) { g.last.renew = now }), doRenew, time.Time{}},
+		"of other roots":        {verified(func(g *glimpse) { g.basis.Roots = "r2" }), doRenew, time.Time{}},
+		"of another chain":      {verified(func(g *glimpse) { g.basis.Chain = "c2" }), doRead, time.Time{}},
+		"changed since":         {verified(func(g *glimpse) { g.seen.version = "8" }), doRead, time.Time{}},
+		"for another account":   {verified(func(g *glimpse) { g.account.UID = "u3" }), doRead, time.Time{}},
+		"verified, odd hints":   {verified(func(g *glimpse) { g.seen.hints = hints{} }), doWait, later},
+		"verified, but suspect": {verified(func(g *glimpse) { g.suspect = true; g.seen.version = "8" }), doRead, time.Time{}},
+
+		"to be read":               {unread(), doWait, soon},
+		"to be read, no more time": {unread(func(g *glimpse) { g.patient = now }), doRead, time.Time{}},
+		"not read, suspect":        {unread(func(g *glimpse) { g.suspect = true }), doRead, time.Time{}},
+		"says it has expired":      {unread(func(g *glimpse) { g.seen.hints.expires = now.Unix() }), doRead, time.Time{}},
+		"says nothing of its end":  {unread(func(g *glimpse) { g.seen.hints.expires = 0 }), doRead, time.Time{}},
+		"says it has other roots":  {unread(func(g *glimpse) { g.seen.hints.roots = unique.Make("r2") }), doRead, time.Time{}},
+		"says it is another's":     {unread(func(g *glimpse) { g.seen.hints.account = "u1" }), doRead, time.Time{}},
+		"label lost":               {unread(unmanaged), doRead, time.Time{}},
+		"owner lost":               {unread(func(g *glimpse) { g.seen.owner = "" }), doRead, time.Time{}},
+		"of an earlier account":    {unread(earlier), doRead, time.Time{}},
+		"made by Istio's Citadel":  {unread(unmanaged, func(g *glimpse) { g.seen.owner, g.seen.hints = "", hints{} }), doRead, time.Time{}},
+	} {
+		step, at := c.glance(now)
+		if step != c.step || !at.Equal(c.at) {
+			t.Errorf("%s: %q at %v, want %q at %v", name, step, at, c.step, c.at)
 		}
 	}
 }

@@ -19,9 +19,10 @@ const foreignRecheck = time.Minute
 
 // blockedBy reports whether a Secret of another type has the account's name, and
 // if so makes it known.
-func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount, name string) (bool, error) {
+func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount) (bool, error) {
+	name := mesh.WorkloadSecret(account.Name)
 	k := key{Namespace: account.Namespace, Name: account.Name}
-	live, err := s.api.Client.CoreV1().Secrets(account.Namespace).Get(ctx, name, metav1.GetOptions{})
+	live, err := s.api.bulk.CoreV1().Secrets(account.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && live.Type == mesh.WorkloadSecretType {
 		s.setForeign(k, false)
 		return false, nil
@@ -39,16 +40,37 @@ func (s *secretLoop) blockedBy(ctx context.Context, account mesh.ServiceAccount,
 // API server keeps Events.
 func (s *secretLoop) tell(ctx context.Context, account mesh.ServiceAccount, foreign *corev1.Secret) error {
 	return s.api.warn(ctx, warning{
-		name: "foreign-secret." + string(foreign.UID),
-		about: corev1.ObjectReference{
-			APIVersion: "v1", Kind: "ServiceAccount", UID: types.UID(account.UID),
-			Namespace: account.Namespace, Name: account.Name,
-		},
+		name:   "foreign-secret." + string(foreign.UID),
+		about:  objectOf(account),
 		reason: "ForeignSecret",
 		message: fmt.Sprintf("no certificate for this account: Secret %s has type %s, not %s; delete or rename it",
 			foreign.Name, foreign.Type, mesh.WorkloadSecretType),
 		by: mesh.CitadelFieldManager,
 	})
+}
+
+// tellRepaired writes an Event on the account whose Secret was spoilt, unless there are
+// too many of them at a time: the log and the metric know of all.
+func (s *secretLoop) tellRepaired(ctx context.Context, account mesh.ServiceAccount, secret *corev1.Secret, why error) {
+	s.metrics.spoilt.Inc()
+	if !s.tells.TryAccept() {
+		return
+	}
+	if err := s.api.warn(ctx, warning{
+		name:    "secret-repaired." + string(secret.UID),
+		about:   objectOf(account),
+		reason:  "SecretRepaired",
+		message: fmt.Sprintf("Secret %s was not what Citadel had made, and has a new key and certificate now: %v", secret.Name, why),
+		by:      mesh.CitadelFieldManager,
+	}); err != nil {
+		s.log.WarnContext(ctx, "owner not told", "account", account.String(), "err", err)
+	}
+}
+
+func objectOf(account mesh.ServiceAccount) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: "v1", Kind: "ServiceAccount", UID: types.UID(account.UID), Namespace: account.Namespace, Name: account.Name,
+	}
 }
 
 func (s *secretLoop) isForeign(k key) bool {
@@ -69,6 +91,6 @@ func (s *secretLoop) setForeign(k key, foreign bool) bool {
 	} else {
 		delete(s.foreign, k)
 	}
-	s.blocked.Set(float64(len(s.foreign)))
+	s.metrics.blocked.Set(float64(len(s.foreign)))
 	return true
 }

@@ -82,23 +82,37 @@ func (l *loop) watch(informer cache.SharedIndexInformer, changed func(obj any)) 
 
 // watchTrimmed is watch with what trim leaves of each object.
 func (l *loop) watchTrimmed(informer cache.SharedIndexInformer, trim cache.TransformFunc, changed func(obj any)) error {
+	return l.watchChanges(informer, trim, func(obj any, _ bool) { changed(obj) })
+}
+
+// watchChanges is watchTrimmed for who wants to know whether an object was only listed:
+// it need not have changed since the watch began.
+func (l *loop) watchChanges(informer cache.SharedIndexInformer, trim cache.TransformFunc, changed func(obj any, listed bool)) error {
 	if err := prepare(informer, trim, l.log); err != nil {
 		return err
 	}
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc:    changed,
-		UpdateFunc: func(_, obj any) { changed(obj) },
+		UpdateFunc: func(old, obj any) { changed(obj, sightedVersion(old) == sightedVersion(obj)) },
 		DeleteFunc: func(obj any) {
 			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = tombstone.Obj
 			}
-			changed(obj)
+			changed(obj, false)
 		},
 	}); err != nil {
 		return err
 	}
 	l.informers = append(l.informers, informer)
 	return nil
+}
+
+func sightedVersion(obj any) string {
+	object, err := meta.Accessor(obj)
+	if err != nil {
+		return ""
+	}
+	return object.GetResourceVersion()
 }
 
 // enqueue is for watches whose objects are themselves what is kept.

@@ -3,34 +3,47 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// Defaults of [SecretKeeper].
+const (
+	DefaultSecretRate    = 50  // reads and writes in a second
+	DefaultScrubRate     = 200 // Secrets in a second
+	DefaultScrubInterval = 12 * time.Hour
 )
 
 // SecretKeeper says which service accounts get a Secret and what is in it. The
 // functions are called by several workers at a time.
 type SecretKeeper struct {
-	// InScope reports whether the accounts of a namespace get Secrets. Secrets of
-	// a namespace that leaves the scope stay, because pods may have mounted them,
-	// but are kept up no longer; they go with their account.
-	InScope func(*corev1.Namespace) bool
+	// InScope reports whether an account gets a Secret. Secrets of accounts that leave
+	// the scope stay, because pods may have mounted them, but are kept up no longer;
+	// they go with their account.
+	InScope func(*corev1.Namespace, Account) bool
+	// Labels lets Account.Labels tell the account's labels, which cost memory.
+	Labels bool
+	// Used lets Account.Used tell whether a pod uses the account. It costs a watch of
+	// all pods.
+	Used bool
+	// Namespaces, if there are any, are the only ones where Secrets are kept, each
+	// watched by itself: Secrets of others need not be readable.
+	Namespaces []string
 
 	// Check returns the moment from which the Secret should be renewed, or an error
 	// that says what is wrong with it. It must not change the Secret.
@@ -41,14 +54,40 @@ type SecretKeeper struct {
 	// has to pass Check, with a renewal yet to come, or it is not written.
 	Make func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error)
 
-	Resync  time.Duration         // each Secret is checked at least this often; 0: 10 min
-	Log     *slog.Logger          // nil: no log
-	Metrics prometheus.Registerer // nil: no metrics
+	// Basis returns what Secrets are good by today. When it has changed, a word on
+	// Again, which may be nil, has all Secrets looked at at once.
+	Basis func() Basis
+	Again <-chan struct{}
+
+	Workers       int                   // at a time; 0: 4
+	Rate          float64               // reads and writes in a second, all workers together; 0: [DefaultSecretRate]
+	ScrubRate     float64               // Secrets in a second that are read to check them; 0: [DefaultScrubRate]
+	ScrubInterval time.Duration         // between two checks of all; 0: [DefaultScrubInterval]
+	Resync        time.Duration         // each Secret's metadata is looked at at least this often; 0: 10 min
+	Log           *slog.Logger          // nil: no log
+	Metrics       prometheus.Registerer // nil: no metrics
+}
+
+// Account is a service account as far as it matters for the scope.
+type Account struct {
+	Name   string
+	Labels map[string]string // not to be changed; nil where nobody asked
+	Used   bool              // a pod that has not ended runs as it; false where nobody asked
+}
+
+// Basis is what Secrets are good by: two that are equal give equal verdicts.
+type Basis struct {
+	Roots string // of the roots that Secrets carry, as in the annotation mesh.SecretRoots
+	Chain string // of what lies between certificates and a root
 }
 
 // KeepSecrets returns a part for the leader: each service account in scope has the
 // Secret istio.<account>, created, renewed when due, put right when spoilt, made
 // anew when deleted, and removed with the account.
+//
+// Watched are metadata alone. A Secret's content is read when anybody but this process
+// has changed the Secret, and slowly for all of them now and then, beginning with the
+// term of leadership.
 //
 // A Secret of that name and another type is not touched: a Warning Event on the
 // account, the log and a metric say so. One of the right type that Garrison's
@@ -59,7 +98,7 @@ func (a *API) KeepSecrets(k SecretKeeper) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer s.blocked.Set(0) // from now on the next leader tells
+		defer s.metrics.blocked.Set(0) // from now on the next leader tells
 		return s.run(ctx)
 	}
 }
@@ -68,46 +107,73 @@ type secretLoop struct {
 	*loop
 	SecretKeeper
 	api        *API
-	namespaces cache.Indexer // Namespace
-	accounts   cache.Indexer // PartialObjectMetadata
-	secrets    cache.Indexer // Secret, of our type
-	changes    *prometheus.CounterVec
-	blocked    prometheus.Gauge
+	limit      flowcontrol.RateLimiter
+	tells      flowcontrol.RateLimiter // of Events
+	namespaces cache.Indexer           // Namespace
+	accounts   cache.Indexer           // accountSight
+	pods       cache.Indexer           // podSight; nil: none are watched
+	secrets    map[string]cache.Indexer
+	verdicts   *verdicts
+	patient    atomic.Int64 // Unix nanoseconds: until then the first look at all Secrets may take
+	metrics    secretMetrics
 
 	mu      sync.Mutex
 	foreign map[key]bool // accounts whose Secret's name somebody else has
 }
 
 func newSecretLoop(a *API, k SecretKeeper) (*secretLoop, error) {
+	k = k.withDefaults()
+	s := &secretLoop{
+		loop: newLoop(k.Workers, k.Log), SecretKeeper: k, api: a,
+		limit:    flowcontrol.NewTokenBucketRateLimiter(float32(k.Rate), max(1, int(k.Rate))),
+		tells:    flowcontrol.NewTokenBucketRateLimiter(tellQPS, tellBurst),
+		secrets:  map[string]cache.Indexer{},
+		verdicts: newVerdicts(), foreign: map[key]bool{},
+	}
+	s.sync = s.keep
+	s.patient.Store(time.Now().Add(k.Resync).UnixNano())
+	var err error
+	if s.metrics, err = newSecretMetrics(k.Metrics); err != nil {
+		return nil, err
+	}
+	if err := s.watchAll(); err != nil {
+		return nil, err
+	}
+	s.heed(k.Again, s.accounts)
+	s.also = append(s.also, s.scrub)
+	return s, nil
+}
+
+func (k SecretKeeper) withDefaults() SecretKeeper {
+	if k.Workers <= 0 {
+		k.Workers = workers
+	}
+	if k.Rate <= 0 {
+		k.Rate = DefaultSecretRate
+	}
+	if k.ScrubRate <= 0 {
+		k.ScrubRate = DefaultScrubRate
+	}
+	if k.ScrubInterval <= 0 {
+		k.ScrubInterval = DefaultScrubInterval
+	}
 	if k.Resync <= 0 {
 		k.Resync = defaultResync
 	}
-	s := &secretLoop{loop: newLoop(workers, k.Log), SecretKeeper: k, api: a, foreign: map[key]bool{}}
-	s.sync = s.keep
-	var err error
-	if s.changes, err = registered(k.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "citadel_workload_secret_changes_total",
-		Help: "Secrets of service accounts that were created, renewed, repaired or removed.",
-	}, []string{"change"})); err != nil {
-		return nil, err
+	if len(k.Namespaces) == 0 {
+		k.Namespaces = []string{metav1.NamespaceAll}
 	}
-	if s.blocked, err = registered(k.Metrics, prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "citadel_workload_secrets_blocked",
-		Help: "Service accounts without a certificate because a Secret of another type has its name.",
-	})); err != nil {
-		return nil, err
-	}
+	return k
+}
 
-	namespaces := coreinformers.NewNamespaceInformer(a.Client, 0, cache.Indexers{})
-	accounts := metadatainformer.NewFilteredMetadataInformer(a.metadata,
-		corev1.SchemeGroupVersion.WithResource("serviceaccounts"), metav1.NamespaceAll, 0,
+// watchAll has the loop hear of all that a Secret depends on.
+func (s *secretLoop) watchAll() error {
+	namespaces := coreinformers.NewNamespaceInformer(s.api.Client, 0, cache.Indexers{})
+	s.namespaces = namespaces.GetIndexer()
+	accounts := metadatainformer.NewFilteredMetadataInformer(s.api.metadata, accountResource, metav1.NamespaceAll, 0,
 		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}, nil).Informer()
-	secrets := coreinformers.NewFilteredSecretInformer(a.Client, metav1.NamespaceAll, 0, cache.Indexers{},
-		func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("type", mesh.WorkloadSecretType).String()
-		})
-	s.namespaces, s.accounts, s.secrets = namespaces.GetIndexer(), accounts.GetIndexer(), secrets.GetIndexer()
-	return s, errors.Join(
+	s.accounts = accounts.GetIndexer()
+	errs := []error{
 		s.watch(namespaces, func(obj any) {
 			ns, ok := obj.(*corev1.Namespace)
 			if !ok {
@@ -122,216 +188,99 @@ func newSecretLoop(a *API, k SecretKeeper) (*secretLoop, error) {
 				s.queue.Add(key{Namespace: ns.Name, Name: account})
 			}
 		}),
-		s.watch(accounts, func(obj any) {
-			if account, ok := obj.(*metav1.PartialObjectMetadata); ok {
-				s.queue.Add(key{Namespace: account.Namespace, Name: account.Name})
+		s.watchTrimmed(accounts, trimAccount(s.Labels), s.enqueue),
+	}
+	for _, namespace := range s.Namespaces {
+		secrets := metadatainformer.NewFilteredMetadataInformer(s.api.metadata, secretResource, namespace, 0, cache.Indexers{}, onlyOurType).Informer()
+		s.secrets[namespace] = secrets.GetIndexer()
+		errs = append(errs, s.watchChanges(secrets, trimSecret, s.secretChanged))
+	}
+	if s.Used {
+		pods := coreinformers.NewFilteredPodInformer(s.api.Client, metav1.NamespaceAll, 0, cache.Indexers{byAccount: accountsOfPod}, notEnded)
+		s.pods = pods.GetIndexer()
+		errs = append(errs, s.watchTrimmed(pods, trimUser, func(obj any) {
+			if pod, ok := obj.(*podSight); ok {
+				s.queue.Add(pod.key())
 			}
-		}),
-		s.watch(secrets, func(obj any) {
-			secret, ok := obj.(*corev1.Secret)
-			if !ok {
-				return
-			}
-			if account, ok := strings.CutPrefix(secret.Name, mesh.WorkloadSecretPrefix); ok {
-				s.queue.Add(key{Namespace: secret.Namespace, Name: account})
-			}
-		}),
-	)
+		}))
+	}
+	return errors.Join(errs...)
 }
 
-// keep brings one account's Secret to what it should be.
-func (s *secretLoop) keep(ctx context.Context, k key) (again time.Duration, err error) {
-	account, wanted, err := s.account(k)
-	if err != nil {
-		return 0, err
+var (
+	accountResource = corev1.SchemeGroupVersion.WithResource("serviceaccounts")
+	secretResource  = corev1.SchemeGroupVersion.WithResource("secrets")
+)
+
+// onlyOurType finds what Istio's Citadel made as well: its Secrets have no label.
+func onlyOurType(o *metav1.ListOptions) {
+	o.FieldSelector = fields.OneTermEqualSelector("type", mesh.WorkloadSecretType).String()
+}
+
+// notEnded finds pods that use their account now, or will.
+func notEnded(o *metav1.ListOptions) {
+	o.FieldSelector = fields.AndSelectors(
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)),
+	).String()
+}
+
+// secretChanged hears of every Secret of our type.
+func (s *secretLoop) secretChanged(obj any, listed bool) {
+	seen, ok := obj.(*secretSight)
+	if !ok {
+		return
 	}
-	secret, err := find[corev1.Secret](s.secrets, key{Namespace: k.Namespace, Name: mesh.WorkloadSecret(k.Name)})
-	if err != nil {
-		return 0, err
+	account, ok := strings.CutPrefix(seen.name, mesh.WorkloadSecretPrefix)
+	if !ok {
+		return
 	}
-	now := time.Now()
-	do := s.decide(account, wanted, secret, now)
-	if do.change != created {
-		s.setForeign(k, false)
+	k := key{Namespace: seen.namespace.Value(), Name: account}
+	if !listed {
+		s.verdicts.suspect(k, seen)
 	}
-	if do.change == none {
-		return s.next(do.renew, now), nil
+	s.queue.Add(k)
+}
+
+// secret returns what the watch shows of an account's Secret, nil where there is none.
+func (s *secretLoop) secret(k key) (*secretSight, error) {
+	store, ok := s.secrets[k.Namespace]
+	if !ok {
+		store, ok = s.secrets[metav1.NamespaceAll]
 	}
-	if do.change != renewed && do.change != removed {
-		if pause := s.pause(k); pause > 0 {
-			return pause, nil
-		}
+	if !ok {
+		return nil, nil
 	}
-	renew, err := s.do(ctx, k, account, secret, do)
-	if err != nil {
-		return 0, err
-	}
-	return s.next(renew, now), nil
+	return find[secretSight](store, key{Namespace: k.Namespace, Name: mesh.WorkloadSecret(k.Name)})
 }
 
 // account returns the account as the watches show it, without UID if there is
 // none, and whether it should have a Secret.
 func (s *secretLoop) account(k key) (account mesh.ServiceAccount, wanted bool, err error) {
 	account = mesh.ServiceAccount{Namespace: k.Namespace, Name: k.Name}
-	meta, err := find[metav1.PartialObjectMetadata](s.accounts, k)
-	if err != nil || meta == nil {
+	known, err := find[accountSight](s.accounts, k)
+	if err != nil || known == nil {
 		return account, false, err
 	}
-	account.UID = string(meta.UID)
+	account.UID = string(known.uid)
 	ns, err := find[corev1.Namespace](s.namespaces, key{Name: k.Namespace})
-	if err != nil || ns == nil {
+	if err != nil || ns == nil || terminating(ns) || known.ending || !s.kept(k.Namespace) {
 		return account, false, err
 	}
-	return account, meta.DeletionTimestamp == nil && !terminating(ns) && s.InScope(ns), nil
-}
-
-// next is the time until a Secret has to be looked at again, 0 for one that is not
-// kept. The jitter keeps Secrets that were listed together from being checked
-// together ever after.
-func (s *secretLoop) next(renew, now time.Time) time.Duration {
-	if renew.IsZero() {
-		return 0
-	}
-	if until := renew.Sub(now); until < s.Resync {
-		return max(until, time.Millisecond)
-	}
-	return wait.Jitter(s.Resync*4/5, 0.25)
-}
-
-// do carries a decision out and returns when to look again.
-func (s *secretLoop) do(ctx context.Context, k key, account mesh.ServiceAccount, secret *corev1.Secret, do decision) (renew time.Time, err error) {
-	name := mesh.WorkloadSecret(k.Name)
-	secrets := s.api.Client.CoreV1().Secrets(k.Namespace)
-	defer func() {
+	scoped := Account{Name: known.name, Labels: known.labels}
+	if s.pods != nil {
+		users, err := s.pods.IndexKeys(byAccount, k.String())
 		if err != nil {
-			err = fmt.Errorf("secret %s: %w", name, err)
+			return account, false, err
 		}
-	}()
-	if do.change == removed {
-		if err := s.confirmGone(ctx, k, ownerOf(secret)); err != nil {
-			return time.Time{}, err
-		}
-		if err := s.delete(ctx, secret); err != nil {
-			return time.Time{}, err
-		}
-		s.report(ctx, account, do, time.Time{})
-		return time.Time{}, nil
+		scoped.Used = len(users) > 0
 	}
-	if do.change == created && s.isForeign(k) {
-		// Look before a key is made that nobody would get.
-		if blocked, err := s.blockedBy(ctx, account, name); blocked || err != nil {
-			return time.Now().Add(foreignRecheck), err
-		}
-	}
-	fresh, renew, err := s.fresh(account, time.Now())
-	if err != nil {
-		return time.Time{}, err
-	}
-	if do.change == created || do.anew {
-		if do.anew {
-			if err := s.delete(ctx, secret); err != nil {
-				return time.Time{}, err
-			}
-		}
-		if _, err = secrets.Create(ctx, fresh, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
-			blocked, lookErr := s.blockedBy(ctx, account, name)
-			if blocked || lookErr != nil {
-				return time.Now().Add(foreignRecheck), lookErr
-			}
-			return time.Time{}, apierrors.NewConflict(corev1.Resource("secrets"), name, err) // the watch is behind
-		}
-	} else {
-		_, err = secrets.Update(ctx, over(secret, fresh), metav1.UpdateOptions{})
-	}
-	switch {
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return time.Time{}, nil // nothing lives there any more
-	case err != nil:
-		return time.Time{}, err
-	}
-	if do.change != renewed {
-		s.repaired(k)
-	}
-	s.setForeign(k, false)
-	s.report(ctx, account, do, renew)
-	return renew, nil
+	return account, s.InScope(ns, scoped), nil
 }
 
-// fresh makes an account's new Secret and puts it to the test before anybody
-// else can: a Make and a Check that disagree would otherwise write for ever.
-func (s *secretLoop) fresh(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, time.Time, error) {
-	made, err := s.Make(account, now)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	fresh := made.DeepCopy()
-	fresh.Namespace, fresh.Name = account.Namespace, mesh.WorkloadSecret(account.Name)
-	fresh.Type = mesh.WorkloadSecretType
-	metav1.SetMetaDataLabel(&fresh.ObjectMeta, mesh.ManagedByLabel, mesh.ManagedBy)
-	fresh.OwnerReferences = []metav1.OwnerReference{{
-		APIVersion: "v1", Kind: "ServiceAccount", Name: account.Name, UID: types.UID(account.UID),
-	}}
-	renew, err := s.Check(account, fresh, now)
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("as made: %w", err)
-	}
-	if !renew.After(now) {
-		return nil, time.Time{}, fmt.Errorf("as made: to be renewed at %s already", renew.UTC().Format(time.RFC3339))
-	}
-	return fresh, renew, nil
+// kept reports whether Secrets of a namespace are watched.
+func (s *secretLoop) kept(namespace string) bool {
+	return s.secrets[metav1.NamespaceAll] != nil || s.secrets[namespace] != nil
 }
 
-// over returns the Secret with the fresh one's content and account, and with the
-// labels, annotations and other owners that it has. It carries the resource version
-// that the decision was made from.
-func over(secret, fresh *corev1.Secret) *corev1.Secret {
-	out := secret.DeepCopy()
-	out.Data, out.StringData = fresh.Data, nil
-	for name, value := range fresh.Labels {
-		metav1.SetMetaDataLabel(&out.ObjectMeta, name, value)
-	}
-	for name, value := range fresh.Annotations {
-		metav1.SetMetaDataAnnotation(&out.ObjectMeta, name, value)
-	}
-	out.OwnerReferences = append(slices.DeleteFunc(out.OwnerReferences, isAccount), fresh.OwnerReferences...)
-	return out
-}
-
-// delete removes the very Secret that the decision was made from.
-func (s *secretLoop) delete(ctx context.Context, secret *corev1.Secret) error {
-	err := s.api.Client.CoreV1().Secrets(secret.Namespace).Delete(ctx, secret.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion},
-	})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
-
-// confirmGone asks the API server itself whether the account that owns a Secret is
-// gone: the watch of accounts may be behind the watch of Secrets.
-func (s *secretLoop) confirmGone(ctx context.Context, k key, owner string) error {
-	live, err := s.api.metadata.Resource(corev1.SchemeGroupVersion.WithResource("serviceaccounts")).
-		Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err != nil:
-		return err
-	case owner != "" && string(live.UID) != owner:
-		return nil
-	}
-	return apierrors.NewConflict(corev1.Resource("serviceaccounts"), k.Name, errors.New("exists, but the watch does not show it yet"))
-}
-
-func (s *secretLoop) report(ctx context.Context, account mesh.ServiceAccount, do decision, renew time.Time) {
-	s.changes.WithLabelValues(string(do.change)).Inc()
-	attrs := []any{"account", account.String(), "change", string(do.change)}
-	if do.why != nil {
-		attrs = append(attrs, "why", do.why)
-	}
-	if !renew.IsZero() {
-		attrs = append(attrs, "renew", renew.UTC())
-	}
-	s.log.InfoContext(ctx, "kept secret", attrs...)
-}
+func uidOf(account mesh.ServiceAccount) types.UID { return types.UID(account.UID) }

@@ -17,10 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/fake"
-	metadatafake "k8s.io/client-go/metadata/fake"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -49,7 +46,8 @@ func checkLine(account mesh.ServiceAccount, secret *corev1.Secret, _ time.Time) 
 // account's name says brief, else after 45 days.
 func keeper(t *testing.T) SecretKeeper {
 	return SecretKeeper{
-		InScope: func(ns *corev1.Namespace) bool { return ns.Labels[mesh.InjectionLabel] == "enabled" },
+		InScope: func(ns *corev1.Namespace, _ Account) bool { return ns.Labels[mesh.InjectionLabel] == "enabled" },
+		Basis:   func() Basis { return Basis{Roots: "roots 1"} },
 		Check:   checkLine,
 		Make: func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
 			renew := now.Add(45 * 24 * time.Hour)
@@ -59,43 +57,15 @@ func keeper(t *testing.T) SecretKeeper {
 			if account.Name == "broken" {
 				return nil, errors.New("no certificate for you")
 			}
-			return &corev1.Secret{Data: map[string][]byte{certKey: certLine(account, renew)}}, nil
+			return &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+					mesh.SecretAccount: account.UID, mesh.SecretRoots: "roots 1", mesh.SecretExpiry: renew.Add(time.Hour).UTC().Format(time.RFC3339),
+				}},
+				Data: map[string][]byte{certKey: certLine(account, renew)},
+			}, nil
 		},
 		Log:     logger(t),
 		Metrics: prometheus.NewRegistry(),
-	}
-}
-
-func TestOver(t *testing.T) {
-	fresh := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{
-			Labels: map[string]string{"a": "new"}, Annotations: map[string]string{"n": "new"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: "cart", UID: "u2"}},
-		},
-		Data: map[string][]byte{"key": []byte("new")},
-	}
-	old := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{
-			ResourceVersion: "7", UID: "s1", Labels: map[string]string{"a": "old", "theirs": "1"},
-			OwnerReferences: []metav1.OwnerReference{
-				{APIVersion: "v1", Kind: "ServiceAccount", Name: "trolley", UID: "u2"}, // as somebody spelled it
-				{APIVersion: "apps/v1", Kind: "Deployment", Name: "d", UID: "d1"},
-			},
-		},
-		Data: map[string][]byte{"key": []byte("old"), "extra": nil},
-	}
-	before := old.DeepCopy()
-	got := over(old, fresh)
-	want := before.DeepCopy()
-	want.Labels["a"] = "new"
-	want.Annotations = map[string]string{"n": "new"}
-	want.Data = fresh.Data
-	want.OwnerReferences = []metav1.OwnerReference{old.OwnerReferences[1], fresh.OwnerReferences[0]}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got: %s", diff)
-	}
-	if !cmp.Equal(before, old) {
-		t.Error("the cached Secret was changed")
 	}
 }
 
@@ -108,11 +78,7 @@ func TestSecretsForMonths(t *testing.T) {
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "u1"},
 		}
-		scheme := runtime.NewScheme()
-		if err := metav1.AddMetaToScheme(scheme); err != nil {
-			t.Fatal(err)
-		}
-		api := &API{Client: fake.NewClientset(ns), metadata: metadatafake.NewSimpleMetadataClient(scheme, account)}
+		api := fakeCluster(t, ns, account)
 		k := keeper(t)
 		k.Log = nil
 		made := 0
@@ -133,7 +99,7 @@ func testSecrets(t *testing.T, l lab) {
 	api := l.as(t,
 		allow("", "namespaces", "list watch"),
 		allow("", "serviceaccounts", "get list watch"),
-		allow("", "secrets", "get list watch create update delete"),
+		allow("", "secrets", "get list watch create patch delete"),
 		allow("", "events", "create"))
 	in := map[string]string{mesh.InjectionLabel: "enabled"}
 	l.namespace(t, "shop", in)
@@ -176,7 +142,7 @@ func testSecrets(t *testing.T, l lab) {
 				return errors.New("still the old Secret")
 			}
 			who := mesh.ServiceAccount{Namespace: account.Namespace, Name: account.Name, UID: string(account.UID)}
-			if do := k.decide(who, true, secret, time.Now()); do.change != none {
+			if do := k.judge(who, secret, time.Now()); do.change != none {
 				return fmt.Errorf("%s to be %s: %w", secret.Name, do.change, do.why)
 			}
 			return nil

@@ -41,6 +41,15 @@ const (
 	IssuanceLogSecret    = "garrison-issuance-log-key"
 	IssuanceLogKey       = "key.pem"
 
+	// CAKeysLabel marks a namespace besides Citadel's own where it may write the Secrets
+	// of the CA.
+	CAKeysLabel = "garrison.io/ca-keys"
+
+	// LegacyRootConfigMap, in Citadel's namespace, is where node agents of Istio 1.1
+	// look for the roots: in base64, although it is text already.
+	LegacyRootConfigMap = "istio-security"
+	LegacyRootKey       = "caTLSRootCert"
+
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )
@@ -78,6 +87,16 @@ const (
 // ServiceAccountAnnotation tells people whose certificate a Secret holds. Nothing
 // trusts it: the Secret's name decides.
 const ServiceAccountAnnotation = "istio.io/service-account.name"
+
+// Annotations by which Citadel tells, on the Secret of a service account, what is in
+// it, for people and for a look at many Secrets without reading their keys. They say
+// what to look at first; what a Secret is worth, only its content says.
+const (
+	SecretExpiry  = "garrison.io/certificate-expires" // RFC 3339
+	SecretDigest  = "garrison.io/certificate-sha256"  // of the leaf's DER, in hex
+	SecretRoots   = "garrison.io/roots-sha256"        // of root-cert.pem, in hex
+	SecretAccount = "garrison.io/service-account-uid" // whom it was made for
+)
 
 // WorkloadSecretPrefix precedes the service account in the name of its Secret.
 const WorkloadSecretPrefix = "istio."

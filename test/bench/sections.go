@@ -29,6 +29,7 @@ type plan struct {
 	creates        int // by dry run
 	agents         int // in a storm
 	reviews        int // tokens that the cluster's API server is asked about
+	accounts       int // that have Secrets
 
 	profile    string // folder for the servers' CPU profiles; "": none
 	lab        string // the lab's command, which starts an API server
@@ -60,7 +61,7 @@ func (b bench) all(ctx context.Context, only string) error {
 	for _, section := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"webhook", b.webhook}, {"ca", b.ca}, {"process", b.process}, {"command", b.command}, {"apiserver", b.apiserver},
+	}{{"webhook", b.webhook}, {"ca", b.ca}, {"process", b.process}, {"secrets", b.secrets}, {"command", b.command}, {"apiserver", b.apiserver},
 		{"csr", b.csr}, {"storm", b.storm}, {"reviews", b.reviews}} {
 		if only != "" && only != section.name {
 			continue
@@ -77,7 +78,7 @@ func (b bench) all(ctx context.Context, only string) error {
 		errs = append(errs, err)
 	}
 	if !known {
-		return fmt.Errorf("no section %q: there are webhook, ca, process, command, apiserver, csr, storm and reviews", only)
+		return fmt.Errorf("no section %q: there are webhook, ca, process, secrets, command, apiserver, csr, storm and reviews", only)
 	}
 	return errors.Join(errs...)
 }

@@ -22,8 +22,8 @@ type server struct {
 	root  string // PEM of what its certificate is checked with
 	trust *tls.Config
 	cmd   *exec.Cmd
-	stdin io.Closer // closed, it tells the process to end
-	log   string    // file that it logs to
+	stdin io.WriteCloser // closed, it tells the process to end
+	log   string         // file that it logs to
 }
 
 // startServer starts a process that serves role, and returns when it takes

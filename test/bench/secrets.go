@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
+)
+
+// secretsGoal is what keeping the Secrets of all accounts may take, in MiB.
+const secretsGoal = 200
+
+// secrets measures the keeping of Secrets for many service accounts: the first of all,
+// a new root for all, and a leader that finds them all good. The API server is simulated
+// and has no limits, so the times are those of the work; with the default settings 50
+// Secrets are written in a second.
+func (b bench) secrets(ctx context.Context) (err error) {
+	s := newSimulated(b.plan.accounts)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: time.Minute}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }() // closed and waited for below
+	defer func() {
+		closed := server.Close()
+		if gone := <-served; !errors.Is(gone, http.ErrServerClosed) {
+			closed = errors.Join(closed, gone)
+		}
+		err = errors.Join(err, closed)
+	}()
+	b.note("secrets: %d service accounts, a simulated API server", b.plan.accounts)
+
+	k, err := startKeeper(b.dir, "http://"+listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	first, err := k.until(ctx, func() bool { return s.done() == b.plan.accounts })
+	b.report(first.figures("secrets.first")...)
+	if err == nil {
+		s.forget()
+		_, err = io.WriteString(k.stdin, "rotate\n")
+	}
+	if err != nil {
+		return errors.Join(err, k.stop())
+	}
+	rotation, err := k.until(ctx, func() bool { return s.done() == b.plan.accounts })
+	b.report(rotation.figures("secrets.rotation")...)
+	b.report(figure{name: "secrets.rotation.reads", values: []float64{float64(s.reads.Load())}, unit: "secrets"})
+	return errors.Join(err, k.stop())
+}
+
+// keeper is this program keeping Secrets in another process.
+type keeper struct{ *server }
+
+func startKeeper(dir, api string) (*keeper, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig := filepath.Join(dir, "secrets-kubeconfig")
+	if err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"simulated": {Server: api}},
+		Contexts:       map[string]*clientcmdapi.Context{"simulated": {Cluster: "simulated"}},
+		CurrentContext: "simulated",
+	}, kubeconfig); err != nil {
+		return nil, err
+	}
+	k := &keeper{&server{role: "secrets", log: filepath.Join(dir, "secrets.log"), cmd: exec.Command(self, "keep", kubeconfig)}}
+	file, err := os.Create(k.log)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	k.cmd.Stderr = file
+	k.cmd.Env = append(os.Environ(), "GOGC=50") // as in its manifest
+	in, err := k.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	k.stdin = in
+	return k, k.cmd.Start()
+}
+
+// stretch is what a stretch of work took.
+type stretch struct {
+	took time.Duration
+	cpu  time.Duration
+	peak int // resident bytes
+}
+
+func (s stretch) figures(name string) []figure {
+	return []figure{
+		{name: name + ".time", values: []float64{s.took.Seconds()}, unit: "s"},
+		{name: name + ".cpu", values: []float64{s.cpu.Seconds()}, unit: "s"},
+		{name: name + ".rss", values: []float64{float64(s.peak) / (1 << 20)}, unit: "MiB", goal: secretsGoal},
+	}
+}
+
+// until watches the process until the work is done.
+func (k *keeper) until(ctx context.Context, done func() bool) (s stretch, err error) {
+	begin := time.Now()
+	before, err := k.usage()
+	if err != nil {
+		return s, err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for finished := false; !finished; {
+		select {
+		case <-ctx.Done():
+			return s, fmt.Errorf("secrets: %w: %s", context.Cause(ctx), k.said())
+		case <-tick.C:
+		}
+		finished = done()
+		now, err := k.usage()
+		if err != nil {
+			return s, fmt.Errorf("secrets: %w: %s", err, k.said())
+		}
+		s.peak = max(s.peak, now.rss)
+		s.took, s.cpu = time.Since(begin), now.cpu-before.cpu
+	}
+	return s, nil
+}
+
+// keepSecrets keeps the Secrets of the cluster that a kubeconfig names, without a limit
+// of rate, until standard input ends. Each line there is another root.
+func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	api, err := cluster.Connect(kubeconfig)
+	if err != nil {
+		return err
+	}
+	root, err := ca.NewRoot(ca.RootOptions{}, time.Now())
+	if err != nil {
+		return err
+	}
+	authority, err := ca.Open(root, ca.Options{})
+	if err != nil {
+		return err
+	}
+	again := make(chan struct{}, 1)
+	go func() { // ends with standard input, or with the process
+		defer cancel()
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			next, err := ca.NewRoot(ca.RootOptions{}, time.Now())
+			if err == nil {
+				_, err = authority.Replace(ca.Material{Root: next, Direct: true}, time.Now())
+			}
+			if err != nil {
+				slog.Error("not rotated", "err", err)
+				return
+			}
+			again <- struct{}{}
+		}
+	}()
+	const unlimited = 1e6
+	return api.KeepSecrets(cluster.SecretKeeper{
+		InScope: func(*corev1.Namespace, cluster.Account) bool { return true },
+		Check:   authority.CheckSecret, Make: authority.NewSecret,
+		Basis: func() cluster.Basis {
+			roots, chain := authority.Basis()
+			return cluster.Basis{Roots: roots, Chain: chain}
+		},
+		Again: again, Rate: unlimited, ScrubRate: unlimited,
+		Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})(ctx)
+}
