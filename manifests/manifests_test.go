@@ -305,6 +305,7 @@ func TestRules(t *testing.T) {
 			"coordination.k8s.io/leases[" + mesh.CitadelLease + "] get,update",
 			"/configmaps[" + mesh.IssuanceLogConfigMap + "] create,patch",
 			"/secrets[" + mesh.IntermediateSecret + "] update",
+			"/configmaps[" + mesh.RevocationsConfigMap + "] list,watch",
 		},
 		"cluster garrison-injector": {
 			"admissionregistration.k8s.io/mutatingwebhookconfigurations[] list,watch",

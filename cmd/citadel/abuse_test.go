@@ -71,13 +71,13 @@ func newFront(t *testing.T, l limits) *front {
 	setServing(f.serving, authority, slog.New(slog.DiscardHandler))(own)
 	service := ca.NewService(authority, func(_ context.Context, token string) (ca.Caller, error) {
 		f.asked.Add(1)
-		return ca.Caller{Account: mesh.ServiceAccount{Namespace: "default", Name: "sleep"}, PodName: "sleep", PodUID: token}, nil
+		return ca.Caller{Account: mesh.ServiceAccount{Namespace: "default", Name: "sleep", UID: "u"}, PodName: "sleep", PodUID: token}, nil
 	}, ca.ServiceOptions{Gate: l.newGate(f.metrics)})
 	door := l.newDoor(f.metrics)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- serve.GRPC{Addr: f.addr, Server: newServer(door, f.serving, service), Door: door, Linger: -1}.Run(ctx)
+		served <- serve.GRPC{Addr: f.addr, Server: newServer(door, f.serving, authority, service), Door: door, Linger: -1}.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	securityapi "istio.io/api/security/v1alpha1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -56,7 +59,7 @@ func TestAPIServer(t *testing.T) {
 		})
 	}
 	root := l.root(t)
-	good := l.token(t, mesh.TokenAudience)
+	good := l.token(t, mesh.TokenAudience, "sleep")
 	for _, r := range replicas {
 		chain, err := r.certify(t, root, "Bearer "+good)
 		if err != nil {
@@ -69,17 +72,21 @@ func TestAPIServer(t *testing.T) {
 		for name, authorization := range map[string]string{
 			"no token":                      "",
 			"garbage":                       "Bearer x.y.z",
-			"token for the API server":      "Bearer " + l.token(t, ""),
+			"token for the API server":      "Bearer " + l.token(t, "", "sleep"),
+			"token without a pod":           "Bearer " + l.token(t, mesh.TokenAudience, ""),
 			"token with a spoilt signature": "Bearer " + good[:len(good)-8] + "AAAAAAAA",
 		} {
 			if _, err := r.certify(t, root, authorization); status.Code(err) != codes.Unauthenticated {
 				t.Errorf("%s, %s: %v", r.name, name, err)
 			}
 		}
-		r.expectMetrics(t, `citadel_server_tokens_judged_total{how="local",result="accepted"} 1`, `citadel_server_tokens_judged_total{how="local",result="refused"} 3`,
-			"citadel_server_csr_count 5", "citadel_server_authentication_failure_count 4",
+		r.expectMetrics(t, `citadel_server_tokens_judged_total{how="local",result="accepted"} 2`, `citadel_server_tokens_judged_total{how="local",result="refused"} 3`,
+			"citadel_server_csr_count 6", "citadel_server_authentication_failure_count 5",
 			"citadel_server_success_cert_issuance_count 1")
 	}
+
+	t.Run("clients of others", func(t *testing.T) { replicas[0].expectOthersServed(t, root, good) })
+	t.Run("revocations", func(t *testing.T) { l.expectRevocations(t, replicas[:], root, good) })
 
 	var secret *corev1.Secret
 	l.eventually(t, "the Secret of an account", func(ctx context.Context) error {
@@ -113,6 +120,106 @@ func expectOwnAudienceRefused(t *testing.T, kubeconfig string) {
 	}
 }
 
+// expectOthersServed replays what clients of others' send, with a token of the API
+// server's: Istio's agent, as it was recorded, and the node agent of 1.1.
+func (r replica) expectOthersServed(t *testing.T, root, token string) {
+	t.Helper()
+	for _, name := range []string{"istio-agent.json", "other-clients.json"} {
+		text, err := os.ReadFile("../../internal/ca/testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var vectors map[string]struct {
+			Method, SNI string
+			Headers     map[string][]string
+			Request     []byte `json:"request_base64"`
+		}
+		if err := json.Unmarshal(text, &vectors); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range vectors {
+			if len(v.Headers["authorization"]) == 0 || name == "ztunnel" { // whose account nobody listed
+				continue
+			}
+			if v.SNI == "" {
+				v.SNI = v.Headers[":authority"][0]
+			}
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token)
+			for _, id := range v.Headers["clusterid"] {
+				ctx = metadata.AppendToOutgoingContext(ctx, "clusterid", id)
+			}
+			var answer []byte
+			if err := r.dial(t, root, v.SNI).Invoke(ctx, v.Method, v.Request, &answer, grpc.ForceCodec(asOnTheWire{})); err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			var out securityapi.IstioCertificateResponse
+			if err := proto.Unmarshal(answer, &out); err != nil {
+				t.Fatal(err)
+			}
+			expectSleep(t, strings.Join(out.CertChain[:len(out.CertChain)-1], ""), root)
+		}
+	}
+}
+
+// asOnTheWire sends and receives the bytes of messages.
+type asOnTheWire struct{}
+
+func (asOnTheWire) Name() string { return "proto" }
+
+func (asOnTheWire) Marshal(v any) ([]byte, error) {
+	b, ok := v.([]byte)
+	if !ok {
+		return nil, fmt.Errorf("%T", v)
+	}
+	return b, nil
+}
+
+func (asOnTheWire) Unmarshal(data []byte, v any) error {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("%T", v)
+	}
+	*b = bytes.Clone(data)
+	return nil
+}
+
+// expectRevocations holds that every replica follows the ConfigMap, keeps the last one
+// that can be read, and lets in again whom it no longer names.
+func (l lab) expectRevocations(t *testing.T, replicas []replica, root, token string) {
+	t.Helper()
+	configMaps := l.CoreV1().ConfigMaps(mesh.SystemNamespace)
+	eventuallyAll := func(what string, want codes.Code) {
+		t.Helper()
+		for _, r := range replicas {
+			l.eventually(t, r.name+": "+what, func(context.Context) error {
+				if _, err := r.certify(t, root, "Bearer "+token); status.Code(err) != want {
+					return fmt.Errorf("%w, want %s", err, want)
+				}
+				return nil
+			})
+		}
+	}
+	data, err := ca.AddRevocation(nil, ca.Revocation{ID: "spiffe://cluster.local/ns/default/sa/sleep", Reason: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: mesh.RevocationsConfigMap}, Data: data}
+	if revoked, err = configMaps.Create(t.Context(), revoked, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyAll("refuses the revoked", codes.PermissionDenied)
+	revoked.Data[mesh.RevocationsKey] = "- {id: x}"
+	if _, err = configMaps.Update(t.Context(), revoked, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyAll("keeps what it read last", codes.PermissionDenied)
+	if err := configMaps.Delete(t.Context(), revoked.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyAll("lets in again", codes.OK)
+}
+
 type lab struct{ kubernetes.Interface }
 
 // prepare makes what a controller manager and an installation would have.
@@ -140,13 +247,22 @@ func (l lab) prepare(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "sleep"}, Spec: corev1.PodSpec{
+		ServiceAccountName: "sleep", AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "c", Image: "none"}},
+	}}
+	if _, err := l.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // token returns one for the sleep account, for an audience or with "" for the API
-// server's own.
-func (l lab) token(t *testing.T, audience string) string {
+// server's own, bound to the pod unless it is "".
+func (l lab) token(t *testing.T, audience, pod string) string {
 	t.Helper()
 	var request authenticationv1.TokenRequest
+	if pod != "" {
+		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod}
+	}
 	if audience != "" {
 		request.Spec.Audiences = []string{audience}
 	}
@@ -297,17 +413,7 @@ func (r replica) hasMetrics(ctx context.Context, lines ...string) error {
 // roots in its namespace, under the name of the Service.
 func (r replica) certify(t *testing.T, root, authorization string) ([]string, error) {
 	t.Helper()
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(root)) {
-		t.Fatalf("no roots in %q", root)
-	}
-	conn, err := grpc.NewClient(r.grpc, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-		ServerName: "istio-citadel.istio-system.svc", RootCAs: roots,
-	})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := r.dial(t, root, "istio-citadel.istio-system.svc")
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -324,6 +430,21 @@ func (r replica) certify(t *testing.T, root, authorization string) ([]string, er
 		Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})),
 	})
 	return out.GetCertChain(), err
+}
+
+// dial connects under a name, and verifies the server by the roots.
+func (r replica) dial(t *testing.T, root, serverName string) *grpc.ClientConn {
+	t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(root)) {
+		t.Fatalf("no roots in %q", root)
+	}
+	conn, err := grpc.NewClient(r.grpc, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: serverName, RootCAs: roots})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // expectSleep verifies a certificate of the sleep account by the roots.

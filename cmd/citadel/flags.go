@@ -43,6 +43,8 @@ type settings struct {
 
 	verification     cluster.Verification
 	revocationWindow time.Duration
+
+	callers
 }
 
 // errVersion is the answer to --version.
@@ -69,6 +71,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		"review: ask it about each; auto: local, and review while that cannot be done")
 	f.DurationVar(&s.revocationWindow, "revocation-window", cluster.DefaultWindow,
 		"how long a deleted pod or service account may go on to be certified, where tokens are verified locally")
+	s.accountFlags(f)
 	f.DurationVar(&s.authority.DefaultTTL, "workload-cert-ttl", ca.DefaultTTL, "lifetime of certificates whose request names none")
 	f.DurationVar(&s.authority.MaxTTL, "max-workload-cert-ttl", ca.DefaultMaxTTL, "longest lifetime that a request may name")
 	f.DurationVar(&s.authority.SecretTTL, "secret-ttl", ca.DefaultSecretTTL, "lifetime of certificates in Secrets; they are renewed at half of it")
@@ -93,7 +96,9 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		return settings{}, errVersion
 	}
 
-	errs := fill(f, map[string]string{"namespace": "POD_NAMESPACE", "pod-name": "POD_NAME"})
+	errs := fill(f, map[string]string{
+		"namespace": "POD_NAMESPACE", "pod-name": "POD_NAME", "trusted-node-accounts": "CA_TRUSTED_NODE_ACCOUNTS",
+	})
 	if f.NArg() > 0 {
 		errs = append(errs, fmt.Errorf("unexpected arguments %q", f.Args()))
 	}

@@ -20,7 +20,7 @@ import (
 
 // testKeys lives through what operators do to the CA of a mesh that has the root.
 func testKeys(t *testing.T, l lab, kubeconfig, root string) {
-	token := "Bearer " + l.token(t, mesh.TokenAudience)
+	token := "Bearer " + l.token(t, mesh.TokenAudience, "sleep")
 	secrets := l.CoreV1().Secrets(mesh.SystemNamespace)
 	patch := func(name, text string) {
 		t.Helper()

@@ -24,7 +24,8 @@ type process struct {
 
 // parts is all that runs in the process.
 func (p process) parts(ctx context.Context) (serve.Parts, error) {
-	s := p.settings
+	s, revocations := p.settings, new(ca.Revocations)
+	s.authority.Recorder, s.authority.Revocations = p.record, revocations
 	keys, err := openKeyring(ctx, p.api, s, p.log)
 	if err != nil {
 		return nil, err
@@ -33,27 +34,31 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	if err := refuseOwnAudience(ctx, p.api, s.audiences, p.log); err != nil {
 		return nil, err
 	}
-	tokens, workloads := p.watchTokens()
-	service := ca.NewService(authority, authenticator(tokens),
-		ca.ServiceOptions{Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics)})
+	tokens, running := p.watchTokens()
+	service := ca.NewService(authority, authenticator(tokens), ca.ServiceOptions{
+		Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics),
+		Workloads: workloads{running}, NodeAccounts: s.nodes, PodlessAccounts: s.podless,
+	})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
 	leader := newLeader(leader{api: p.api, authority: authority, tend: keys.tend, settings: s, log: p.log, metrics: p.metrics})
 	keys.then(leader.again)
 	return serve.Parts{
-		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, service), Door: door}.Run,
+		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },
 			"issuance log": p.record.Ready,
 			"tokens":       tokens.Ready,
+			"revocations":  revocations.Ready,
 		}, Notes: keys.notices}.Run,
 		"issuance log": p.record.Run,
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
 		"token keys":   tokens.Run,
-		"workloads":    workloads.Run,
+		"workloads":    running.Run,
 		"leader":       leader.run,
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
 			keys.again(setServing(serving, authority, p.log))),
-		"keys": keys.follow,
+		"keys":        keys.follow,
+		"revocations": p.api.WatchConfigMap(s.namespace, mesh.RevocationsConfigMap, setRevocations(revocations, p.log)),
 	}, nil
 }

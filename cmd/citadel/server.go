@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	securityapi "istio.io/api/security/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/garrison-mesh/garrison/api/legacycsr"
 	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -47,26 +46,27 @@ func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.L
 func authenticator(tokens *cluster.LocalTokens) ca.Authenticator {
 	return func(ctx context.Context, token string) (ca.Caller, error) {
 		c, err := tokens.Review(ctx, token)
-		switch {
-		case errors.Is(err, cluster.ErrUnauthenticated):
-			return ca.Caller{}, fmt.Errorf("%w: %w", ca.ErrUnauthenticated, err)
-		case errors.Is(err, cluster.ErrUnavailable):
-			return ca.Caller{}, fmt.Errorf("%w: %w", ca.ErrUnavailable, err)
-		case err != nil:
-			return ca.Caller{}, err
+		if err != nil {
+			return ca.Caller{}, inWordsOfCA(err)
+		}
+		how := ca.ProofReview
+		if c.Local {
+			how = ca.ProofLocal
 		}
 		return ca.Caller{
 			Account: mesh.ServiceAccount{Namespace: c.Namespace, Name: c.Account, UID: c.UID},
 			PodName: c.PodName,
 			PodUID:  c.PodUID,
+			Node:    c.Node,
+			How:     how,
 		}, nil
 	}
 }
 
 // newServer limits what a stranger may cost before a token was seen: the largest
 // request is a token and a CSR of 16 KiB each.
-func newServer(door *serve.Door, serving *serve.Certificate, service securityapi.IstioCertificateServiceServer) *grpc.Server {
-	server := grpc.NewServer(append(door.Options(credentials.NewTLS(serving.TLS("h2"))),
+func newServer(door *serve.Door, serving *serve.Certificate, authority *ca.Authority, service *ca.Service) *grpc.Server {
+	server := grpc.NewServer(append(door.Options(credentials.NewTLS(serving.TLSWithClients(authority.ClientRoots, "h2"))),
 		grpc.MaxRecvMsgSize(64<<10),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.MaxConcurrentStreams(100),
@@ -82,5 +82,6 @@ func newServer(door *serve.Door, serving *serve.Certificate, service securityapi
 		}),
 	)...)
 	securityapi.RegisterIstioCertificateServiceServer(server, service)
+	legacycsr.RegisterIstioCAServiceServer(server, service.Legacy())
 	return server
 }

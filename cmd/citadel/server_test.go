@@ -55,7 +55,7 @@ func TestServerLimits(t *testing.T) {
 		return ca.Caller{}, ca.ErrUnauthenticated
 	}, ca.ServiceOptions{})
 	serving := new(serve.Certificate)
-	server := newServer(serve.NewDoor(serve.DoorOptions{}), serving, service)
+	server := newServer(serve.NewDoor(serve.DoorOptions{}), serving, authority, service)
 	listener := bufconn.Listen(1 << 20)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

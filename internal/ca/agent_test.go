@@ -2,7 +2,10 @@ package ca
 
 import (
 	"bytes"
+	"context"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,6 +16,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/garrison-mesh/garrison/api/legacycsr"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // rawBytes sends and receives messages as they are on the wire.
@@ -36,50 +42,159 @@ func (rawBytes) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// TestIstioAgent replays what Istio's agent was recorded to send, byte for byte,
-// over TLS under the name that it expects.
-func TestIstioAgent(t *testing.T) {
-	text, err := os.ReadFile("testdata/istio-agent.json")
+// vector is a request as a client of others' was seen, or is known, to send it.
+type vector struct {
+	Method   string
+	Headers  map[string][]string
+	Request  []byte `json:"request_base64"`
+	Validity int64  `json:"validity_duration"`
+}
+
+func readVectors[T any](t *testing.T, name string) map[string]T {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var recorded map[string]struct {
-		Method   string
-		Headers  map[string][]string
-		Request  []byte `json:"request_base64"`
-		Validity int64  `json:"validity_duration"`
-	}
-	if err := json.Unmarshal(text, &recorded); err != nil {
+	var all map[string]T
+	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(recorded) != 3 {
-		t.Fatalf("%d recordings, want 3", len(recorded))
+	return all
+}
+
+// replay sends a vector byte for byte, with a token in place of the one it was recorded
+// with, over a connection under the name that the client expects.
+func (v vector) replay(t *testing.T, conn *grpc.ClientConn, out proto.Message) {
+	t.Helper()
+	ctx := t.Context()
+	for header, values := range v.Headers {
+		switch {
+		case strings.HasPrefix(header, ":"), header == "content-type", header == "user-agent": // the client's transport writes these
+		case header == "authorization":
+			ctx = withToken(ctx, "Bearer "+token)
+		default:
+			for _, value := range values {
+				ctx = metadata.AppendToOutgoingContext(ctx, header, value)
+			}
+		}
 	}
+	var answer []byte
+	if err := conn.Invoke(ctx, v.Method, v.Request, &answer, grpc.ForceCodec(rawBytes{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := proto.Unmarshal(answer, out); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expectLife(t *testing.T, leaf *x509.Certificate, seconds int64) {
+	t.Helper()
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); life != time.Duration(seconds)*time.Second+2*time.Minute {
+		t.Errorf("lives %v", life)
+	}
+}
+
+// TestIstioAgent replays what Istio's agent was recorded to send, over TLS under the
+// name that it expects.
+func TestIstioAgent(t *testing.T) {
 	a, _ := open(t, time.Now(), Options{})
-	for name, r := range recorded {
+	recorded := 0
+	for name, v := range readVectors[vector](t, "istio-agent.json") {
+		if v.Method == "" {
+			continue // is about answers
+		}
+		recorded++
 		t.Run(name, func(t *testing.T) {
-			conn := dial(t, a, NewService(a, asSleep, ServiceOptions{}), r.Headers[":authority"][0])
-			ctx := t.Context()
-			for header, values := range r.Headers {
-				if strings.HasPrefix(header, ":") || header == "content-type" || header == "user-agent" {
-					continue // the client's transport writes these
-				}
-				for _, value := range values {
-					ctx = metadata.AppendToOutgoingContext(ctx, header, value)
-				}
-			}
-			var answer []byte
-			if err := conn.Invoke(ctx, r.Method, r.Request, &answer, grpc.ForceCodec(rawBytes{})); err != nil {
-				t.Fatal(err)
-			}
 			var out securityapi.IstioCertificateResponse
-			if err := proto.Unmarshal(answer, &out); err != nil {
-				t.Fatal(err)
-			}
-			leaf := expectChain(t, out.CertChain, sleepID, time.Now())
-			if life := leaf.NotAfter.Sub(leaf.NotBefore); life != time.Duration(r.Validity)*time.Second+2*time.Minute {
-				t.Errorf("lives %v", life)
-			}
+			v.replay(t, dial(t, a, NewService(a, asSleep, ServiceOptions{}), v.Headers[":authority"][0]), &out)
+			expectLife(t, expectChain(t, out.CertChain, sleepID, time.Now()), v.Validity)
 		})
 	}
+	if recorded != 3 {
+		t.Errorf("%d recordings, want 3", recorded)
+	}
+}
+
+// Istio's agent sends a request again after some codes and not after others, as was
+// recorded. It is told to where that can help, and nowhere else.
+func TestCodesAndWhatIstioAgentMakesOfThem(t *testing.T) {
+	calls := readVectors[map[string]json.RawMessage](t, "istio-agent.json")["responses as the agent takes them"]
+	fault := errors.New("x")
+	for _, c := range []struct {
+		refusal *refusal
+		again   bool
+	}{
+		{unproven(RuleToken, fault), false},
+		{invalid(RuleCSR, fault), false},
+		{unissued(errPossession), false},
+		{unissued(breaks(RuleRevoked, fault)), false},
+		{unanswered(t.Context(), ErrUnauthenticated, unproven(RuleToken, fault)), false},
+		{unanswered(t.Context(), ErrUnavailable, nil), true},
+		{unanswered(t.Context(), context.DeadlineExceeded, nil), true},
+		{turnedAway(t.Context(), &Busy{}), true},
+		{unissued(errIssuer), true},
+		{unissued(breaks(RuleRecord, fault)), true},
+		{unissued(breaks(RuleRevocations, errRevocations)), true},
+		{unissued(fault), true},
+	} {
+		var recorded struct{ Calls int }
+		if err := json.Unmarshal(calls[c.refusal.code.String()], &recorded); err != nil {
+			t.Fatalf("%s: %v", c.refusal.code, err)
+		}
+		if again := recorded.Calls > 1; again != c.again {
+			t.Errorf("%s is answered with %s: the agent calls %d times", c.refusal.rule, c.refusal.code, recorded.Calls)
+		}
+	}
+}
+
+// TestOtherClients sends what the clients of Istio 1.1 and ztunnel do, by what is known
+// of them.
+func TestOtherClients(t *testing.T) {
+	type known struct {
+		vector
+		SNI     string
+		Seconds int64
+	}
+	vectors := readVectors[known](t, "other-clients.json")
+	a, path := openBelow(t, time.Now())
+	workloads := &running{pods: []mesh.Pod{sleepPod}}
+
+	t.Run("node agent of 1.1", func(t *testing.T) {
+		v := vectors["node agent of 1.1"]
+		var out securityapi.IstioCertificateResponse
+		v.replay(t, dial(t, a, NewService(a, asSleep, ServiceOptions{}), v.SNI), &out)
+		expectLife(t, expectChain(t, out.CertChain, sleepID, time.Now()), v.Seconds)
+	})
+
+	t.Run("VM agent of 1.1", func(t *testing.T) {
+		v := vectors["VM agent of 1.1"]
+		service := NewService(a, asSleep, ServiceOptions{Workloads: workloads})
+		own := mustObtain(t, bearing(t, token), service)
+		var out legacycsr.CsrResponse
+		v.replay(t, dial(t, a, service, v.SNI, own.pair()), &out)
+		if !out.IsApproved || out.Status != nil {
+			t.Errorf("approved is %t, status %v", out.IsApproved, out.Status)
+		}
+		if want := encodeCertificates(path[:2]); !bytes.Equal(out.CertChain, want) {
+			t.Errorf("chain %s\nwant what is between leaf and root", out.CertChain)
+		}
+		leaf := parseLeaf(t, string(out.SignedCert))
+		expectLeaf(t, leaf, string(a.Bundle()), sleepID, nil, time.Now(), path[:2]...)
+		expectLife(t, leaf, v.Seconds)
+	})
+
+	t.Run("ztunnel", func(t *testing.T) {
+		v := vectors["ztunnel"]
+		service := trusting(a, asZtunnel, workloads)
+		var out securityapi.IstioCertificateResponse
+		v.replay(t, dial(t, a, service, v.SNI), &out)
+		expectLife(t, expectChain(t, out.CertChain, sleepID, time.Now()), v.Seconds)
+		// It takes one certificate from each element but the last.
+		for i, element := range out.CertChain[:len(out.CertChain)-1] {
+			if n := strings.Count(element, "BEGIN CERTIFICATE"); n != 1 {
+				t.Errorf("element %d has %d certificates", i, n)
+			}
+		}
+	})
 }

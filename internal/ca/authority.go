@@ -92,6 +92,16 @@ func (a *Authority) Replace(m Material, now time.Time) (changed bool, err error)
 // Bundle returns the roots that certificates of this mesh verify by, in PEM.
 func (a *Authority) Bundle() []byte { return bytes.Clone(a.current.Load().bundle) }
 
+// ClientRoots returns the roots in use for verifying clients: one that was retired
+// vouches for nobody.
+func (a *Authority) ClientRoots() *x509.CertPool {
+	roots := x509.NewCertPool()
+	for _, root := range a.current.Load().roots {
+		roots.AddCert(root)
+	}
+	return roots
+}
+
 // Ready reports why nothing can be signed now, for readiness.
 func (a *Authority) Ready(now time.Time) error {
 	return a.current.Load().usable(now, a.options.DefaultTTL)

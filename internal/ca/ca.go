@@ -8,15 +8,19 @@
 // key, signs with cfssl, parses the result again and compares it field by field
 // before anybody sees it. [Authority] holds the issuer in use and lets it be
 // replaced as one value; what it is made from is [Material]: a root of our own with an
-// intermediate below it, or a CA that the operator plugs in. The service speaks Istio's CSR protocol and maps errors
-// to what a client may know.
+// intermediate below it, or a CA that the operator plugs in. Its certify is the one way to
+// a certificate, for callers and Secrets alike, and there the revoked are stopped and the
+// record is written. [Service] proves callers, decides for whom they may ask, speaks Istio's
+// two CSR protocols and maps errors to what a client may know.
 //
 // The package refuses to copy names, usages or extensions from a CSR, to let a
-// certificate outlive its issuer, to sign for weak or huge keys, and to act for
-// one identity on behalf of another. It has no client of the API server: what it
+// certificate outlive its issuer, to sign for weak or huge keys, to hand out what is not
+// recorded, and to act for one identity on behalf of another, but for node proxies that the
+// operator names, and pods of their own node. It has no client of the API server: what it
 // decides about Secrets and ConfigMaps are plain values for others to apply.
 //
-// Start reading at [Authority], then request.go, issuer.go, service.go.
+// Start reading at [Authority], then request.go, issuer.go, core.go, service.go and what it
+// calls: authenticate.go, impersonate.go, refusal.go. rule.go names every rule.
 package ca
 
 import (
@@ -63,6 +67,9 @@ type Options struct {
 	SecretGrace    float64       // share of its life for which a Secret is left to be renewed: [DefaultSecretGrace]
 	SecretMinGrace time.Duration // that grace's least, but no more than half a life: [DefaultSecretMinGrace]
 	DNSNames       DNSNames      // of accounts besides their SPIFFE ID
+
+	Recorder    Recorder     // of all that is issued; nothing is recorded, which is for tests
+	Revocations *Revocations // nobody is revoked
 }
 
 // Validate reports every setting that contradicts another one.

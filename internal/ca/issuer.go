@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/cloudflare/cfssl/signer/local"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 var (
@@ -32,6 +34,10 @@ var (
 type names struct {
 	id  identity.ID
 	dns []string // in the order of the certificate; only servers have any
+
+	// origin is the content of the extension by which the certificate may be renewed,
+	// or nil for one that never is.
+	origin []byte
 }
 
 // issuer is a signing certificate with its key, what lies between it and a root, and
@@ -107,11 +113,12 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 		return nil, fmt.Errorf("signer: %w", err)
 	}
 	text, err := s.Sign(signer.SignRequest{
-		Request:   r.pem,
-		Hosts:     append([]string{n.id.String()}, n.dns...),
-		Profile:   profileOf(r.key),
-		NotBefore: notBefore,
-		NotAfter:  notAfter,
+		Request:    r.pem,
+		Hosts:      append([]string{n.id.String()}, n.dns...),
+		Profile:    profileOf(r.key),
+		NotBefore:  notBefore,
+		NotAfter:   notAfter,
+		Extensions: n.extensions(),
 	})
 	if err != nil {
 		if e, ok := errors.AsType[*cferrors.Error](err); ok && e.ErrorCode/1000 == int(cferrors.CSRError)/1000 {
@@ -192,8 +199,16 @@ func (i *issuer) inspect(text []byte, n names, key crypto.PublicKey) (*x509.Cert
 	return leaf, nil
 }
 
+// extensions are what cfssl is to put into a certificate besides the profile's.
+func (n names) extensions() []signer.Extension {
+	if n.origin == nil {
+		return nil
+	}
+	return []signer.Extension{{ID: config.OID(originOID()), Value: hex.EncodeToString(n.origin)}}
+}
+
 // check compares the names in a certificate with n: the same, in the same order,
-// and no others of any kind.
+// and no others of any kind; and its origin, byte for byte.
 func (n names) check(leaf *x509.Certificate) error {
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != n.id.String() {
 		return fmt.Errorf("URIs %v, want only %s", leaf.URIs, n.id)
@@ -206,6 +221,9 @@ func (n names) check(leaf *x509.Certificate) error {
 	}
 	if !bytes.Equal(leaf.RawSubject, []byte{0x30, 0}) {
 		return fmt.Errorf("subject %q, want none", leaf.Subject)
+	}
+	if !bytes.Equal(originIn(leaf), n.origin) {
+		return errors.New("another origin than it was to have")
 	}
 	return nil
 }
@@ -243,7 +261,7 @@ func leafExtensions(oid string) (critical, known bool) {
 	switch oid {
 	case "2.5.29.15", "2.5.29.17", "2.5.29.19": // key usage, names, basic constraints
 		return true, true
-	case "2.5.29.14", "2.5.29.35", "2.5.29.37": // key identifiers, extended key usage
+	case "2.5.29.14", "2.5.29.35", "2.5.29.37", mesh.OriginOID: // key identifiers, extended key usage
 		return false, true
 	}
 	return false, false
@@ -267,15 +285,16 @@ func profileOf(key crypto.PublicKey) string {
 	return "" // the default one
 }
 
-// policy tells cfssl what to sign: of the CSR the key and nothing else. Without a
-// whitelist it would copy everything. The expiry is demanded but never used, as
+// policy tells cfssl what to sign: of the CSR the key and nothing else, and no
+// extension of anybody's but our own. Without a whitelist it would copy everything. The expiry is demanded but never used, as
 // every request brings its dates.
 func policy() *config.Signing {
 	profile := func(usages string) *config.SigningProfile {
 		return &config.SigningProfile{
-			Usage:        strings.Split(usages, ","),
-			Expiry:       DefaultTTL,
-			CSRWhitelist: &config.CSRWhitelist{PublicKey: true, PublicKeyAlgorithm: true},
+			Usage:              strings.Split(usages, ","),
+			Expiry:             DefaultTTL,
+			CSRWhitelist:       &config.CSRWhitelist{PublicKey: true, PublicKeyAlgorithm: true},
+			ExtensionWhitelist: map[string]bool{mesh.OriginOID: true},
 		}
 	}
 	return &config.Signing{

@@ -26,6 +26,9 @@ type Metrics struct {
 	issued    prometheus.Counter
 	shortened prometheus.Counter
 	phases    *phases
+
+	refused    *prometheus.CounterVec // by rule
+	unrecorded prometheus.Counter
 }
 
 // NewMetrics registers the counters of a service and the expiry of authority's
@@ -48,6 +51,11 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 			Namespace: "citadel", Subsystem: "server", Name: "csr_sign_err_count",
 			Help: "Acceptable requests that were not signed, by reason.",
 		}, []string{"error"}),
+		refused: f.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "citadel", Subsystem: "server", Name: "refusals_total",
+			Help: "Requests refused, by the rule that they broke.",
+		}, []string{"rule"}),
+		unrecorded: counter("unrecorded_refusals_total", "Refusals that were only counted because there were too many to record."),
 	}
 	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
 		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right
@@ -67,4 +75,26 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 			func() float64 { return time.Until(expiry()).Seconds() })
 	}
 	return m
+}
+
+// refuse counts a refusal by its rule, and where Istio's dashboards look for it.
+func (m *Metrics) refuse(rule Rule) {
+	m.refused.WithLabelValues(string(rule)).Inc()
+	switch rule {
+	case RuleCSR, RuleCSRKey, RuleCSRAlgorithm:
+		m.malformed.Inc()
+	case RuleCSRName:
+		m.misnamed.Inc()
+	case RuleCSRPossession, RuleSigner:
+		m.unsigned.WithLabelValues(csrError).Inc()
+	case RuleTTL:
+		m.unsigned.WithLabelValues(ttlError).Inc()
+	case RuleIssuer, RuleRecord, RuleRevocations:
+		m.unsigned.WithLabelValues(notReadyError).Inc()
+	case RuleInternal, RuleAccount:
+		m.unsigned.WithLabelValues(signError).Inc()
+	case RuleBusy: // Istio has no limits, and no counter for them
+	default:
+		m.unproven.Inc()
+	}
 }

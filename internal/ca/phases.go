@@ -39,8 +39,12 @@ func newPhases(r prometheus.Registerer) *phases {
 // start begins a request's first phase.
 func (*phases) start() time.Time { return time.Now() }
 
-// observe ends a phase that began at a time, and begins the next.
+// observe ends a phase that began at a time, and begins the next. A nil *phases does
+// nothing.
 func (p *phases) observe(ended phase, began time.Time) time.Time {
+	if p == nil {
+		return time.Time{}
+	}
 	now := time.Now()
 	p.seconds[ended].Observe(now.Sub(began).Seconds())
 	return now

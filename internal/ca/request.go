@@ -28,25 +28,33 @@ type Request struct {
 // space, at most 16 KiB. Its errors name the part at fault, and may be shown to
 // the client.
 func ParseRequest(csr string) (Request, error) {
-	if len(csr) > maxRequest {
-		return Request{}, fmt.Errorf("csr: %d bytes, at most %d", len(csr), maxRequest)
-	}
-	block, err := onlyBlock([]byte(csr))
-	if err != nil {
-		return Request{}, fmt.Errorf("csr: PEM: %w", err)
-	}
-	if block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST" {
-		return Request{}, fmt.Errorf("csr: PEM: block of type %q, not CERTIFICATE REQUEST", block.Type)
-	}
-	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	r, err := parseRequest(csr)
 	if err != nil {
 		return Request{}, fmt.Errorf("csr: %w", err)
 	}
+	return r, nil
+}
+
+func parseRequest(csr string) (Request, error) {
+	if len(csr) > maxRequest {
+		return Request{}, fmt.Errorf("%d bytes, at most %d", len(csr), maxRequest)
+	}
+	block, err := onlyBlock([]byte(csr))
+	if err != nil {
+		return Request{}, fmt.Errorf("PEM: %w", err)
+	}
+	if block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST" {
+		return Request{}, fmt.Errorf("PEM: block of type %q, not CERTIFICATE REQUEST", block.Type)
+	}
+	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return Request{}, err
+	}
 	if err := checkKey(parsed.PublicKey); err != nil {
-		return Request{}, fmt.Errorf("csr: key: %w", err)
+		return Request{}, breaks(RuleCSRKey, fmt.Errorf("key: %w", err))
 	}
 	if err := checkAlgorithm(parsed.SignatureAlgorithm); err != nil {
-		return Request{}, fmt.Errorf("csr: signature: %w", err)
+		return Request{}, breaks(RuleCSRAlgorithm, fmt.Errorf("signature: %w", err))
 	}
 	r := Request{pem: csr, key: parsed.PublicKey}
 	for _, uri := range parsed.URIs {

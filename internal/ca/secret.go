@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -40,7 +41,10 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	if err != nil {
 		return nil, err
 	}
-	cert, err := a.current.Load().issue(n, request, now, a.options.SecretTTL)
+	cert, err := a.certify(order{
+		names: n, request: request, ttl: a.options.SecretTTL, proven: now,
+		entry: ledger.Entry{How: string(proofSecret), Policy: policyName("secret", n.id.String(), n.dns, a.options.SecretTTL)},
+	}, now)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +106,11 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 	}
 	if !bytes.Equal(secret.Data[mesh.CertChain], encodeCertificates(certs)) {
 		return time.Time{}, fmt.Errorf("%s: holds more than its certificates", mesh.CertChain)
+	}
+	// Where revocations are not read yet, nothing new is made, but nothing is spoilt either.
+	err = a.options.Revocations.check(n.id, madeAt(pair.Leaf), pair.Leaf.SerialNumber)
+	if errors.Is(err, errRevoked) {
+		return time.Time{}, err
 	}
 	return a.options.renewal(pair.Leaf, account), nil
 }
@@ -166,12 +175,12 @@ func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
 func (o Options) renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
 	h := sha256.Sum256([]byte(account.UID))
 	spread := float64(binary.BigEndian.Uint32(h[:]))/(1<<31) - 1 // -1 to 1
-	life := leaf.NotAfter.Sub(leaf.NotBefore.Add(skew))
+	life := leaf.NotAfter.Sub(madeAt(leaf))
 	grace := max(o.SecretGrace*float64(life), float64(min(o.SecretMinGrace, life/2))) // of 200 years and more, life is the longest Duration
 	return leaf.NotAfter.Add(-time.Duration(grace * (1 + spread/10)))
 }
 
-// digest is how annotations name certificates and roots.
+// digest is how annotations and the record name what they do not hold.
 func digest(content []byte) string {
 	h := sha256.Sum256(content)
 	return hex.EncodeToString(h[:])
@@ -184,6 +193,9 @@ func (a *Authority) Basis() (roots, chain string) {
 	i := a.current.Load()
 	return digest(i.bundle), digest(encodeCertificates(i.chain))
 }
+
+// madeAt tells when a certificate was made, which is after it began.
+func madeAt(leaf *x509.Certificate) time.Time { return leaf.NotBefore.Add(skew) }
 
 // namesOf returns what an account's Secret certifies. Only the accounts of the
 // servers have DNS names, for the clients that dial them.

@@ -2,45 +2,27 @@ package ca
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strings"
+	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 	securityapi "istio.io/api/security/v1alpha1"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
-
-// Caller is who a token proved its bearer to be. The pod is empty for tokens that
-// are bound to none.
-type Caller struct {
-	Account mesh.ServiceAccount
-	PodName string
-	PodUID  string
-}
-
-// Authenticator tells whom a bearer token belongs to. It returns an error that is
-// [ErrUnauthenticated] when the token proves nobody, and [ErrUnavailable] when it
-// could not be examined.
-type Authenticator func(ctx context.Context, token string) (Caller, error)
-
-// What an [Authenticator] may answer but a caller.
-var (
-	ErrUnauthenticated = errors.New("not authenticated")
-	ErrUnavailable     = errors.New("authentication unavailable")
-)
-
-// maxToken is the longest bearer token that is examined, in bytes.
-const maxToken = 16 << 10
 
 // timeout bounds one request. Istio's agents set no deadline of their own
 // and would wait for ever.
@@ -52,179 +34,200 @@ const (
 	signerKey        = "CertSigner"           // agents always send it, mostly empty
 )
 
-// ServiceOptions are the settings of the CSR service. Zero values mean defaults.
+// ServiceOptions are the settings of the CSR services. Zero values mean defaults.
 type ServiceOptions struct {
 	Log     *slog.Logger // nothing is logged
 	Metrics *Metrics     // nothing can read them
-	Gate    *Gate        // everybody is served at once
+
+	Gate      gate      // gives turns, as [*Gate] does; everybody comes at once
+	Workloads Workloads // nobody is proven by certificate, and nobody asks for another
+
+	// NodeAccounts are those of node proxies, which may ask for the identities of pods
+	// that run on their own node. Accounts are compared without UID.
+	NodeAccounts []mesh.ServiceAccount
+	// PodlessAccounts may come with tokens that are bound to no pod, as agents on
+	// virtual machines do.
+	PodlessAccounts []mesh.ServiceAccount
 }
 
-// NewService returns the gRPC service by which workloads ask for certificates,
-// istio.v1.auth.IstioCertificateService. It certifies the caller that auth proves
-// and nobody else, whatever the request says.
-func NewService(a *Authority, auth Authenticator, o ServiceOptions) securityapi.IstioCertificateServiceServer {
+// Service is the gRPC service by which workloads ask for certificates,
+// istio.v1.auth.IstioCertificateService; [Service.Legacy] is the one before it. It
+// certifies the caller that was proven, whatever the request says, and for node
+// proxies the pods of their node.
+type Service struct {
+	securityapi.UnimplementedIstioCertificateServiceServer
+	authority *Authority
+	auth      Authenticator
+	options   ServiceOptions
+	metrics   *Metrics
+
+	unproven, proven *rate.Limiter // of what refusals are recorded
+	own, byNode      string        // policies by name
+}
+
+// NewService returns the service that signs with a, for callers that auth proves.
+func NewService(a *Authority, auth Authenticator, o ServiceOptions) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil, a)
 	}
-	return &service{authority: a, auth: auth, gate: o.Gate, log: o.Log, metrics: o.Metrics}
+	settings := []any{
+		a.options.TrustDomain.String(), a.options.DefaultTTL, a.options.MaxTTL, o.NodeAccounts, o.PodlessAccounts, o.Workloads != nil,
+	}
+	return &Service{
+		authority: a, auth: auth, options: o, metrics: o.Metrics,
+		unproven: newLimit(unprovenRate, unprovenBurst), proven: newLimit(provenRate, provenBurst),
+		own: policyName("own-identity", settings...), byNode: policyName("pods-of-own-node", settings...),
+	}
 }
 
-type service struct {
-	securityapi.UnimplementedIstioCertificateServiceServer
-	authority *Authority
-	auth      Authenticator
-	gate      *Gate
-	log       *slog.Logger
-	metrics   *Metrics
+// CreateCertificate answers with the leaf, what lies between it and a root, and, as the
+// last element, all roots: Istio's clients take the last for the roots, however many
+// certificates it holds, and refuse an answer of one element. Agents send Canceled,
+// DeadlineExceeded, ResourceExhausted, Aborted, Internal and Unavailable again, and no
+// other codes.
+func (s *Service) CreateCertificate(
+	ctx context.Context, in *securityapi.IstioCertificateRequest,
+) (*securityapi.IstioCertificateResponse, error) {
+	cert, err := s.answer(ctx, asked{
+		csr: in.GetCsr(), seconds: in.GetValidityDuration(), field: "validity_duration", metadata: in.GetMetadata(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &securityapi.IstioCertificateResponse{CertChain: cert.answer()}, nil
 }
 
-// refusal is what a client gets instead of a certificate. The message is all it
-// may know, which for its own mistakes is the cause; the log always has the cause.
-type refusal struct {
-	code    codes.Code
-	message string
-	cause   error
+// asked is a request of either service.
+type asked struct {
+	csr      string
+	seconds  int64  // how long the certificate is to live
+	field    string // that said so, for its sender
+	metadata *structpb.Struct
 }
 
-// invalid refuses what the client can mend, and tells it what.
-func invalid(cause error) *refusal {
-	return &refusal{codes.InvalidArgument, cause.Error(), cause}
+// call is what is known of a request under way.
+type call struct {
+	entry  ledger.Entry
+	caller Caller
+	proven bool
 }
 
-// CreateCertificate answers with the leaf, each certificate between it and a root, and
-// all roots as the last element: Istio's clients take the last for the roots, however
-// many certificates it holds, and refuse an answer of one element. Agents send Canceled, DeadlineExceeded,
-// ResourceExhausted, Aborted, Internal and Unavailable again, and no other codes.
-func (s *service) CreateCertificate(ctx context.Context, in *securityapi.IstioCertificateRequest) (out *securityapi.IstioCertificateResponse, err error) {
+func (c *call) log(s *Service) *slog.Logger {
+	log := s.options.Log.With("peer", c.entry.Peer, "request", c.entry.Request)
+	if c.proven {
+		log = log.With("namespace", c.caller.Account.Namespace, "account", c.caller.Account.Name, "pod", c.caller.PodName)
+	}
+	return log
+}
+
+// answer takes a request from authentication to the record.
+func (s *Service) answer(ctx context.Context, in asked) (cert *issued, err error) {
 	s.metrics.requests.Inc()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	log := s.log.With("peer", peerOf(ctx))
+	c := &call{entry: ledger.Entry{Peer: peerOf(ctx), Request: newRequestID()}}
+	if stream := grpc.ServerTransportStreamFromContext(ctx); stream != nil {
+		//nolint:errcheck // only a call that is over takes none, and nobody reads it then
+		stream.SetTrailer(metadata.Pairs(mesh.RequestTrailer, c.entry.Request))
+	}
 	defer func() {
 		// The parsers of a stranger's input are others'. One request must not be
 		// able to stop every replica that it is sent to.
 		if p := recover(); p != nil {
-			log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
-			out, err = nil, status.Error(codes.Internal, "internal error")
+			c.log(s).ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
+			cert, err = nil, s.refuse(ctx, c, internal(errors.New("panicked")))
 		}
 	}()
-
-	at := s.metrics.phases.start()
-	caller, r := s.authenticate(ctx, in.GetMetadata())
+	cert, r := s.serve(ctx, c, in)
 	if r != nil {
-		return nil, s.refuse(ctx, log, r)
-	}
-	at = s.metrics.phases.observe(phaseAuthenticate, at)
-	log = log.With("namespace", caller.Account.Namespace, "account", caller.Account.Name, "pod", caller.PodName)
-	id, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name)
-	if err != nil {
-		return nil, s.refuse(ctx, log, &refusal{codes.Internal, "internal error", err})
-	}
-	if s.gate != nil {
-		leave, err := s.gate.Enter(ctx, id, caller.PodUID, time.Time{})
-		if err != nil {
-			log.WarnContext(ctx, "turned away", "err", err)
-			return nil, turnedAway(err)
-		}
-		defer leave()
-		at = s.metrics.phases.observe(phaseQueue, at)
-	}
-	cert, r := s.issue(in, id, time.Now())
-	if r != nil {
-		return nil, s.refuse(ctx, log, r)
-	}
-	s.metrics.phases.observe(phaseSign, at)
-	if s.gate != nil {
-		s.gate.Issued(id, caller.PodUID, cert.leaf.NotAfter)
+		return nil, s.refuse(ctx, c, r)
 	}
 	s.metrics.issued.Inc()
 	if cert.short {
 		s.metrics.shortened.Inc()
 	}
-	log.InfoContext(ctx, "issued",
-		"id", cert.leaf.URIs[0].String(), "serial", cert.leaf.SerialNumber.Text(16), "expires", cert.leaf.NotAfter)
-	return &securityapi.IstioCertificateResponse{CertChain: cert.answer()}, nil
-}
-
-// authenticate finds out who is calling. The header clusterid is not looked at:
-// it would let the caller choose whose word is believed.
-func (s *service) authenticate(ctx context.Context, md *structpb.Struct) (Caller, *refusal) {
-	refused := func(code codes.Code, message string, cause error) (Caller, *refusal) {
-		s.metrics.unproven.Inc()
-		return Caller{}, &refusal{code, message, cause}
-	}
-	const unproven = "request authenticate failure" // as Istio says it
-	token, err := bearer(ctx)
-	if err != nil {
-		return refused(codes.Unauthenticated, unproven, err)
-	}
-	if len(token) > maxToken {
-		err := fmt.Errorf("authorization: token of %d bytes, at most %d", len(token), maxToken)
-		return refused(codes.InvalidArgument, err.Error(), err)
-	}
-	caller, err := s.auth(ctx, token)
-	switch {
-	case err != nil && errors.Is(ctx.Err(), context.Canceled):
-		return refused(codes.Canceled, "canceled", err)
-	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return refused(codes.Unavailable, "authentication is not available", err)
-	case errors.Is(err, ErrUnauthenticated):
-		return refused(codes.Unauthenticated, unproven, err)
-	case err != nil:
-		return refused(codes.Internal, "internal error", err)
-	}
-	if asksFor(md, impersonationKey) {
-		return refused(codes.Unauthenticated, "request impersonation authentication failure",
-			fmt.Errorf("metadata: %s: %s may not ask for another identity", impersonationKey, caller.Account))
-	}
-	return caller, nil
-}
-
-// issue certifies the caller.
-func (s *service) issue(in *securityapi.IstioCertificateRequest, id identity.ID, now time.Time) (*issued, *refusal) {
-	internal := func(err error) *refusal { return &refusal{codes.Internal, "internal error", err} }
-	if asksFor(in.GetMetadata(), signerKey) {
-		s.metrics.unsigned.WithLabelValues(csrError).Inc()
-		return nil, invalid(fmt.Errorf("metadata: %s: there are no other signers", signerKey))
-	}
-	request, err := ParseRequest(in.GetCsr())
-	if err != nil {
-		s.metrics.malformed.Inc()
-		return nil, invalid(err)
-	}
-	if err := request.checkNames(id); err != nil {
-		s.metrics.misnamed.Inc()
-		return nil, invalid(err)
-	}
-	ttl, err := s.authority.options.ttl(in.GetValidityDuration())
-	if err != nil {
-		s.metrics.unsigned.WithLabelValues(ttlError).Inc()
-		return nil, invalid(err)
-	}
-	cert, err := s.authority.current.Load().issue(names{id: id}, request, now, ttl)
-	switch {
-	case errors.Is(err, errPossession):
-		s.metrics.unsigned.WithLabelValues(csrError).Inc()
-		return nil, invalid(err)
-	case errors.Is(err, errIssuer):
-		s.metrics.unsigned.WithLabelValues(notReadyError).Inc()
-		return nil, &refusal{codes.Unavailable, "the signing certificate is not usable now", err}
-	case err != nil:
-		s.metrics.unsigned.WithLabelValues(signError).Inc()
-		return nil, internal(err)
+	if s.options.Log.Enabled(ctx, slog.LevelInfo) {
+		c.log(s).InfoContext(ctx, "issued",
+			"id", c.entry.ID, "serial", cert.leaf.SerialNumber.Text(16), "expires", cert.leaf.NotAfter)
 	}
 	return cert, nil
 }
 
-// turnedAway is what a client hears of the error of a gate.
-func turnedAway(err error) error {
-	if busy, ok := errors.AsType[*Busy](err); ok {
-		return busy.GRPCStatus().Err()
+func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refusal) {
+	at := s.metrics.phases.start()
+	now := at
+	caller, r := s.authenticate(ctx, now)
+	if r != nil {
+		return nil, r
 	}
-	return status.FromContextError(err).Err()
+	at = s.metrics.phases.observe(phaseAuthenticate, at)
+	c.caller, c.proven = caller, true
+	c.entry.How, c.entry.Pod = string(caller.How), caller.PodUID
+	who, r := s.subject(ctx, caller, in.metadata)
+	if r != nil {
+		return nil, r
+	}
+	c.entry.ID, c.entry.Pod, c.entry.Node, c.entry.Policy = who.id.String(), who.origin.pod, who.node, who.policy
+	if s.options.Gate != nil {
+		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, heldUntil(ctx, who.id))
+		if err != nil {
+			return nil, turnedAway(ctx, err)
+		}
+		defer leave()
+		at = s.metrics.phases.observe(phaseQueue, at)
+	}
+	o, r := s.order(who, in)
+	if r != nil {
+		return nil, r
+	}
+	o.entry, o.proven = c.entry, caller.Proven
+	o.phases, o.began = s.metrics.phases, at
+	if caller.Leaf != nil {
+		o.serial = caller.Leaf.SerialNumber
+	}
+	cert, err := s.authority.certify(o, now)
+	if err != nil {
+		return nil, unissued(err)
+	}
+	if s.options.Gate != nil {
+		s.options.Gate.Issued(who.id, who.origin.pod, cert.leaf.NotAfter)
+	}
+	return cert, nil
+}
+
+// turnedAway sorts the errors of a gate.
+func turnedAway(ctx context.Context, err error) *refusal {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return &refusal{codes.Canceled, RuleCanceled, "canceled", err}
+	}
+	return &refusal{codes.ResourceExhausted, RuleBusy, "the certificate authority is busy", err}
+}
+
+// order holds what the request asks for to what may be had.
+func (s *Service) order(who subject, in asked) (order, *refusal) {
+	refused := func(r *refusal) (order, *refusal) { return order{}, r }
+	if _, asks := text(in.metadata, signerKey); asks {
+		return refused(invalid(RuleSigner, fmt.Errorf("metadata: %s: there are no other signers", signerKey)))
+	}
+	request, err := ParseRequest(in.csr)
+	if err != nil {
+		return refused(invalid(ruleOf(err, RuleCSR), err))
+	}
+	if err := request.checkNames(who.id); err != nil {
+		return refused(invalid(RuleCSRName, err))
+	}
+	ttl, err := s.authority.options.ttl(in.seconds)
+	if err != nil {
+		return refused(invalid(RuleTTL, fmt.Errorf("%s: %w", in.field, err)))
+	}
+	from, err := who.origin.encode()
+	if err != nil {
+		return refused(internal(err))
+	}
+	return order{names: names{id: who.id, origin: from}, request: request, ttl: ttl}, nil
 }
 
 // ttl turns the seconds that a request asks for into a lifetime. They are compared
@@ -234,40 +237,27 @@ func (o Options) ttl(seconds int64) (time.Duration, error) {
 		return o.DefaultTTL, nil
 	}
 	if longest := int64(o.MaxTTL / time.Second); seconds > longest {
-		return 0, fmt.Errorf("validity_duration: %d s, at most %d s", seconds, longest)
+		return 0, fmt.Errorf("%d s, at most %d s", seconds, longest)
 	}
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// refuse logs why a request is refused, and returns what the client may know.
-func (s *service) refuse(ctx context.Context, log *slog.Logger, r *refusal) error {
-	log.WarnContext(ctx, "refused", "code", r.code.String(), "err", r.cause)
-	return status.Error(r.code, r.message)
-}
-
-// bearer returns the first bearer token of a request. Like Istio, it takes the
-// prefix as it is spelled here and no other way.
-func bearer(ctx context.Context) (string, error) {
-	for _, value := range metadata.ValueFromIncomingContext(ctx, "authorization") {
-		if token, ok := strings.CutPrefix(value, "Bearer "); ok {
-			if token == "" {
-				return "", errors.New("authorization: empty token")
-			}
-			return token, nil
-		}
-	}
-	return "", errors.New("authorization: no bearer token")
-}
-
-// asksFor reports whether a request's metadata holds anything under key but
-// nothing or an empty text.
-func asksFor(md *structpb.Struct, key string) bool {
-	value, ok := md.GetFields()[key]
+// text returns what a request's metadata holds under key, and whether it asks for
+// anything: whatever is no text does, but nobody can tell what.
+func text(md *structpb.Struct, key string) (value string, asks bool) {
+	v, ok := md.GetFields()[key]
 	if !ok {
-		return false
+		return "", false
 	}
-	text, ok := value.GetKind().(*structpb.Value_StringValue)
-	return !ok || text.StringValue != ""
+	t, ok := v.GetKind().(*structpb.Value_StringValue)
+	return v.GetStringValue(), !ok || t.StringValue != ""
+}
+
+// newRequestID returns what the client, the log and the record call a request.
+func newRequestID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
 }
 
 func peerOf(ctx context.Context) string {
@@ -275,4 +265,20 @@ func peerOf(ctx context.Context) string {
 		return p.Addr.String()
 	}
 	return ""
+}
+
+// lists reports whether an account is among others, compared without UIDs: operators
+// name accounts.
+func lists(accounts []mesh.ServiceAccount, account mesh.ServiceAccount) bool {
+	return slices.ContainsFunc(accounts, func(a mesh.ServiceAccount) bool {
+		return a.Namespace == account.Namespace && a.Name == account.Name
+	})
+}
+
+// subject is whom a certificate is for.
+type subject struct {
+	id     identity.ID
+	origin leafOrigin
+	node   string // where a node proxy asked for it, else empty
+	policy string
 }

@@ -27,7 +27,9 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	securityapi "istio.io/api/security/v1alpha1"
 
+	"github.com/garrison-mesh/garrison/api/legacycsr"
 	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
 const token = "header.payload.signature"
@@ -36,7 +38,7 @@ const token = "header.payload.signature"
 func asSleep(_ context.Context, got string) (Caller, error) {
 	switch got {
 	case token:
-		return Caller{Account: sleep, PodName: "sleep-1", PodUID: "p1"}, nil
+		return Caller{Account: sleep, PodName: "sleep-1", PodUID: "p1", How: ProofReview}, nil
 	case "slow":
 		return Caller{}, fmt.Errorf("review: %w", ErrUnavailable)
 	case "late":
@@ -44,22 +46,25 @@ func asSleep(_ context.Context, got string) (Caller, error) {
 	case "broken":
 		return Caller{}, errors.New("what is this")
 	case "odd":
-		return Caller{Account: mesh.ServiceAccount{Namespace: "a/b", Name: "c"}}, nil
+		return Caller{Account: mesh.ServiceAccount{Namespace: "a/b", Name: "c", UID: "u"}, PodUID: "p2"}, nil
+	case "podless":
+		return Caller{Account: sleep}, nil
 	}
 	return Caller{}, fmt.Errorf("review: %w: wrong audience", ErrUnauthenticated)
 }
 
-// dial serves the CSR API over TLS in memory, with the certificate that Citadel's
-// account is issued, and connects to it under a name.
-func dial(t testing.TB, a *Authority, service securityapi.IstioCertificateServiceServer, serverName string) *grpc.ClientConn {
+// dial serves both CSR APIs over TLS in memory, with the certificate that Citadel's
+// account is issued, and connects to it under a name, with a certificate if there is one.
+func dial(t testing.TB, a *Authority, service *Service, serverName string, own ...tls.Certificate) *grpc.ClientConn {
 	t.Helper()
 	secret := newSecret(t, a, mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account", UID: "1"}, time.Now())
-	pair, err := tls.X509KeyPair(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey])
-	if err != nil {
+	serving := new(serve.Certificate)
+	if err := serving.Set(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey], time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&pair)))
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(serving.TLSWithClients(a.ClientRoots, "h2"))))
 	securityapi.RegisterIstioCertificateServiceServer(server, service)
+	legacycsr.RegisterIstioCAServiceServer(server, service.Legacy())
 	listener := bufconn.Listen(1 << 20)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -67,7 +72,7 @@ func dial(t testing.TB, a *Authority, service securityapi.IstioCertificateServic
 	roots.AppendCertsFromPEM(a.Bundle())
 	conn, err := grpc.NewClient("passthrough:///citadel",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: serverName, RootCAs: roots})))
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: serverName, RootCAs: roots, Certificates: own})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +91,15 @@ func withToken(ctx context.Context, values ...string) context.Context {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", v)
 	}
 	return ctx
+}
+
+func withHeader(ctx context.Context, kv ...string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, kv...)
+}
+
+// bearing is the context of a call in process that carries a token.
+func bearing(t testing.TB, token string) context.Context {
+	return metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 }
 
 func fieldsOf(t testing.TB, kv map[string]any) *structpb.Struct {
@@ -166,47 +180,64 @@ func TestCreateCertificateRefuses(t *testing.T) {
 		metadata      fields
 		code          codes.Code
 		message       string
+		rule          Rule
 	}{
-		"no token":                           {[]string{}, "", 0, nil, codes.Unauthenticated, unproven},
-		"empty token":                        {[]string{"Bearer "}, "", 0, nil, codes.Unauthenticated, unproven},
-		"other scheme":                       {[]string{"Basic " + token}, "", 0, nil, codes.Unauthenticated, unproven},
-		"prefix in lower case":               {[]string{"bearer " + token}, "", 0, nil, codes.Unauthenticated, unproven},
-		"wrong token":                        {[]string{"Bearer x"}, "", 0, nil, codes.Unauthenticated, unproven},
-		"first token counts":                 {[]string{"Bearer x", "Bearer " + token}, "", 0, nil, codes.Unauthenticated, unproven},
-		"wrong token comes before a bad CSR": {[]string{"Bearer x"}, "hello", -1, nil, codes.Unauthenticated, unproven},
-		"huge token":                         {[]string{"Bearer " + strings.Repeat("x", maxToken+1)}, "", 0, nil, codes.InvalidArgument, "authorization: token of 16385 bytes, at most 16384"},
-		"review unavailable":                 {[]string{"Bearer slow"}, "", 0, nil, codes.Unavailable, "authentication is not available"},
-		"review too late":                    {[]string{"Bearer late"}, "", 0, nil, codes.Unavailable, "authentication is not available"},
-		"review broken":                      {[]string{"Bearer broken"}, "", 0, nil, codes.Internal, "internal error"},
-		"impossible account":                 {[]string{"Bearer odd"}, "", 0, nil, codes.Internal, "internal error"},
+		"no token":             {[]string{}, "", 0, nil, codes.Unauthenticated, unproven, RuleToken},
+		"empty token":          {[]string{"Bearer "}, "", 0, nil, codes.Unauthenticated, unproven, RuleToken},
+		"other scheme":         {[]string{"Basic " + token}, "", 0, nil, codes.Unauthenticated, unproven, RuleToken},
+		"prefix in lower case": {[]string{"bearer " + token}, "", 0, nil, codes.Unauthenticated, unproven, RuleToken},
+		"wrong token":          {[]string{"Bearer x"}, "", 0, nil, codes.Unauthenticated, unproven, RuleToken},
+		"first token counts": {[]string{"Bearer x", "Bearer " + token}, "", 0, nil,
+			codes.Unauthenticated, unproven, RuleToken},
+		"wrong token comes before a bad CSR": {[]string{"Bearer x"}, "hello", -1, nil, codes.Unauthenticated, unproven, RuleToken},
+		"huge token": {[]string{"Bearer " + strings.Repeat("x", maxToken+1)}, "", 0, nil,
+			codes.InvalidArgument, "authorization: token of 16385 bytes, at most 16384", RuleTokenSize},
+		"review unavailable": {[]string{"Bearer slow"}, "", 0, nil,
+			codes.Unavailable, "authentication is not available", RuleUnavailable},
+		"review too late": {[]string{"Bearer late"}, "", 0, nil,
+			codes.Unavailable, "authentication is not available", RuleUnavailable},
+		"token without a pod": {[]string{"Bearer podless"}, "", 0, nil,
+			codes.Unauthenticated, "token is bound to no pod", RuleTokenPod},
+		"review broken":      {[]string{"Bearer broken"}, "", 0, nil, codes.Internal, "internal error", RuleInternal},
+		"impossible account": {[]string{"Bearer odd"}, "", 0, nil, codes.Internal, "internal error", RuleAccount},
 
 		"impersonation": {nil, "", 0, fields{"ImpersonatedIdentity": "spiffe://cluster.local/ns/default/sa/httpbin"},
-			codes.Unauthenticated, "request impersonation authentication failure"},
+			codes.Unauthenticated, "request impersonation authentication failure", RuleImpersonator},
 		"impersonation of oneself": {nil, "", 0, fields{"ImpersonatedIdentity": sleepID},
-			codes.Unauthenticated, "request impersonation authentication failure"},
+			codes.Unauthenticated, "request impersonation authentication failure", RuleImpersonator},
 		"impersonation in a list": {nil, "", 0, fields{"ImpersonatedIdentity": []any{"x"}},
-			codes.Unauthenticated, "request impersonation authentication failure"},
-		"impersonation by a wrong token": {[]string{"Bearer x"}, "", 0, fields{"ImpersonatedIdentity": "x"}, codes.Unauthenticated, unproven},
-		"other signer":                   {nil, "", 0, fields{"CertSigner": "vault"}, codes.InvalidArgument, "metadata: CertSigner: there are no other signers"},
+			codes.Unauthenticated, "request impersonation authentication failure", RuleImpersonator},
+		"impersonation by a wrong token": {[]string{"Bearer x"}, "", 0, fields{"ImpersonatedIdentity": "x"},
+			codes.Unauthenticated, unproven, RuleToken},
+		"other signer": {nil, "", 0, fields{"CertSigner": "vault"},
+			codes.InvalidArgument, "metadata: CertSigner: there are no other signers", RuleSigner},
 
-		"no PEM":     {nil, "hello", 0, nil, codes.InvalidArgument, "csr: PEM: does not begin with a block"},
-		"two blocks": {nil, good + good, 0, nil, codes.InvalidArgument, "csr: PEM: data after the first block"},
-		"forged":     {nil, string(forged), 0, nil, codes.InvalidArgument, "csr: signature: does not match the key"},
-		"P-224":      {nil, csr(t, ecdsaKey(t, elliptic.P224()), x509.CertificateRequest{}), 0, nil, codes.InvalidArgument, "csr: key: ECDSA on P-224: only P-256 and P-384 are accepted"},
-		"huge key":   {nil, rsaCSR(t, oddBits(65536), math.MaxInt32), 0, nil, codes.InvalidArgument, "csr: key: RSA of 65536 bits: only 2048 to 4096 are accepted"},
-		"SHA-1":      {nil, csr(t, rsa2048(), x509.CertificateRequest{SignatureAlgorithm: x509.SHA1WithRSA}), 0, nil, codes.InvalidArgument, "csr: signature: algorithm SHA1-RSA is not accepted"},
+		"no PEM":     {nil, "hello", 0, nil, codes.InvalidArgument, "csr: PEM: does not begin with a block", RuleCSR},
+		"two blocks": {nil, good + good, 0, nil, codes.InvalidArgument, "csr: PEM: data after the first block", RuleCSR},
+		"forged":     {nil, string(forged), 0, nil, codes.InvalidArgument, "csr: signature: does not match the key", RuleCSRPossession},
+		"P-224": {nil, csr(t, ecdsaKey(t, elliptic.P224()), x509.CertificateRequest{}), 0, nil,
+			codes.InvalidArgument, "csr: key: ECDSA on P-224: only P-256 and P-384 are accepted", RuleCSRKey},
+		"huge key": {nil, rsaCSR(t, oddBits(65536), math.MaxInt32), 0, nil,
+			codes.InvalidArgument, "csr: key: RSA of 65536 bits: only 2048 to 4096 are accepted", RuleCSRKey},
+		"SHA-1": {nil, csr(t, rsa2048(), x509.CertificateRequest{SignatureAlgorithm: x509.SHA1WithRSA}), 0, nil,
+			codes.InvalidArgument, "csr: signature: algorithm SHA1-RSA is not accepted", RuleCSRAlgorithm},
 		"other account": {nil, csrFor(t, "spiffe://cluster.local/ns/default/sa/httpbin"), 0, nil, codes.InvalidArgument,
-			`csr: subject alternative name "spiffe://cluster.local/ns/default/sa/httpbin": the caller is ` + sleepID},
+			`csr: subject alternative name "spiffe://cluster.local/ns/default/sa/httpbin": the caller is ` + sleepID, RuleCSRName},
 
-		"a second too long": {nil, "", 90*24*3600 + 1, nil, codes.InvalidArgument, "validity_duration: 7776001 s, at most 7776000 s"},
-		"endless":           {nil, "", math.MaxInt64, nil, codes.InvalidArgument, "validity_duration: 9223372036854775807 s, at most 7776000 s"},
+		"a second too long": {nil, "", 90*24*3600 + 1, nil,
+			codes.InvalidArgument, "validity_duration: 7776001 s, at most 7776000 s", RuleTTL},
+		"endless": {nil, "", math.MaxInt64, nil,
+			codes.InvalidArgument, "validity_duration: 9223372036854775807 s, at most 7776000 s", RuleTTL},
 		// 2^55 s are 2^55 × 10^9 ns, which wraps to 0, a default lifetime.
-		"wraps to zero":    {nil, "", 1 << 55, nil, codes.InvalidArgument, "validity_duration: 36028797018963968 s, at most 7776000 s"},
-		"wraps to an hour": {nil, "", 1<<55 + 3600, nil, codes.InvalidArgument, "validity_duration: 36028797018967568 s, at most 7776000 s"},
+		"wraps to zero": {nil, "", 1 << 55, nil,
+			codes.InvalidArgument, "validity_duration: 36028797018963968 s, at most 7776000 s", RuleTTL},
+		"wraps to an hour": {nil, "", 1<<55 + 3600, nil,
+			codes.InvalidArgument, "validity_duration: 36028797018967568 s, at most 7776000 s", RuleTTL},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			a, _ := open(t, time.Now(), Options{})
+			var kept book
+			a, _ := open(t, time.Now(), Options{Recorder: &kept})
 			var log bytes.Buffer
 			registry := prometheus.NewRegistry()
 			conn := dial(t, a, NewService(a, asSleep, ServiceOptions{
@@ -219,10 +250,9 @@ func TestCreateCertificateRefuses(t *testing.T) {
 				c.csr = good
 			}
 			in := &securityapi.IstioCertificateRequest{Csr: c.csr, ValidityDuration: c.seconds, Metadata: fieldsOf(t, c.metadata)}
-			out, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(withToken(t.Context(), c.authorization...), in)
-			if status.Code(err) != c.code || status.Convert(err).Message() != c.message {
-				t.Errorf("%v, %v\nwant %s: %s", out, err, c.code, c.message)
-			}
+			_, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(withToken(t.Context(), c.authorization...), in)
+			expectRefusal(t, err, c.code, c.message)
+			kept.expectRefusal(t, err, c.rule)
 			if n := strings.Count(log.String(), `"msg":"refused"`); n != 1 || strings.Count(log.String(), "\n") != 1 {
 				t.Errorf("logged %q, want one refusal", log.String())
 			}
@@ -268,10 +298,8 @@ func TestCreateCertificateNearTheEndOfTheIssuer(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(55 * time.Minute)
-		if _, err := service.CreateCertificate(ctx, request); status.Code(err) != codes.Unavailable ||
-			status.Convert(err).Message() != "the signing certificate is not usable now" {
-			t.Errorf("%v, want Unavailable", err)
-		}
+		_, err = service.CreateCertificate(ctx, request)
+		expectRefusal(t, err, codes.Unavailable, "the signing certificate is not usable now")
 		if a.Ready(time.Now()) == nil {
 			t.Error("ready")
 		}
@@ -317,9 +345,10 @@ func TestCreateCertificateSurvivesPanics(t *testing.T) {
 		ServiceOptions{Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 	out, err := service.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{})
-	if out != nil || status.Code(err) != codes.Internal || status.Convert(err).Message() != "internal error" {
-		t.Errorf("%v, %v", out, err)
+	if out != nil {
+		t.Error("answers all the same")
 	}
+	expectRefusal(t, err, codes.Internal, "internal error")
 	if !strings.Contains(log.String(), `"panic":"parser"`) {
 		t.Errorf("logged %q", log.String())
 	}

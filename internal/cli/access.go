@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -41,6 +42,15 @@ func (a *access) client() (kubernetes.Interface, error) {
 	config = rest.AddUserAgent(config, "garrison")
 	config.QPS, config.Burst = 50, 300 // as kubectl: somebody is waiting
 	return kubernetes.NewForConfig(config)
+}
+
+// needed is client for what cannot be done without a cluster.
+func (a *access) needed() (kubernetes.Interface, error) {
+	client, err := a.client()
+	if err != nil && clientcmd.IsEmptyConfig(errors.Unwrap(err)) {
+		err = errors.New("no cluster is configured: --kubeconfig, KUBECONFIG or ~/.kube/config names one")
+	}
+	return client, err
 }
 
 // namespace returns the namespace that was asked for, else the context's, else

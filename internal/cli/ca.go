@@ -16,5 +16,6 @@ that it refuses, in a chain that shows when somebody has changed it.`,
 	},
 		caLog(env),
 		caWhy(env),
+		caRevoke(env),
 	)
 }

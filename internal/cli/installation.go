@@ -91,8 +91,8 @@ func (s *sources) open(c *cobra.Command) (*installation, error) {
 
 // openLive is open for what cannot be done without a cluster.
 func (s *sources) openLive(c *cobra.Command) (*installation, error) {
-	if _, err := s.client(); err != nil && clientcmd.IsEmptyConfig(errors.Unwrap(err)) {
-		return nil, errors.New("no cluster is configured: --kubeconfig, KUBECONFIG or ~/.kube/config names one")
+	if _, err := s.needed(); err != nil {
+		return nil, err
 	}
 	return s.open(c)
 }

@@ -50,6 +50,11 @@ const (
 	LegacyRootConfigMap = "istio-security"
 	LegacyRootKey       = "caTLSRootCert"
 
+	// RevocationsConfigMap lists whom Citadel refuses, under its only key,
+	// RevocationsKey.
+	RevocationsConfigMap = "garrison-revocations"
+	RevocationsKey       = "revocations.yaml"
+
 	RootConfigMap = "istio-ca-root-cert" // in every namespace that may hold workloads
 	RootKey       = "root-cert.pem"      // the only key of RootConfigMap that Garrison owns
 )
@@ -123,5 +128,18 @@ const (
 	InjectorFieldManager = "garrison-injector"
 )
 
+// What Citadel's answers say besides Istio's: the number of a request, by which it is
+// found in the record, as a gRPC trailer, and whose reasons the details of an error are.
+const (
+	RequestTrailer = "garrison-request"
+	ErrorDomain    = "garrison.io"
+)
+
 // DefaultClusterDomain is the DNS suffix of cluster services.
 const DefaultClusterDomain = "cluster.local"
+
+// OriginOID is the object identifier of the extension by which a certificate says how
+// its holder was proven, which is what renewing by certificate rests on. Nobody gave
+// it to us: the last seven parts are a random number, under an arc for such numbers.
+// docs/decisions/0011-origin-extension.md tells more.
+const OriginOID = "1.2.840.113556.1.8000.2554.20482.42473.19826.17426.43048.3659927.15122759"

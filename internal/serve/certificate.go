@@ -63,3 +63,24 @@ func (c *Certificate) TLS(protocols ...string) *tls.Config {
 		},
 	}
 }
+
+// TLSWithClients is [Certificate.TLS] for a server whose clients may come with a
+// certificate. One that comes must verify by roots, which is asked at each handshake,
+// or the handshake fails; whether it counts for anything is not decided here.
+//
+// There are no session tickets: a resumed session would bring its client in by the
+// roots of the day that it began.
+func (c *Certificate) TLSWithClients(roots func() *x509.CertPool, protocols ...string) *tls.Config {
+	config := c.TLS(protocols...)
+	config.ClientAuth = tls.VerifyClientCertIfGiven
+	config.SessionTicketsDisabled = true
+	perHandshake := config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := perHandshake.Clone()
+		now.ClientCAs = roots()
+		return now, nil
+	}
+	// Never used, as each handshake has its own; nil would mean the system's roots.
+	config.ClientCAs = x509.NewCertPool()
+	return config
+}

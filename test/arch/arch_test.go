@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"internal/admission": {"internal/mesh", "internal/identity"},
 	"internal/cluster":   {"internal/mesh", "internal/identity"},
 	"internal/inject":    {"internal/admission", "internal/mesh", "internal/identity"},
-	"internal/ca":        {"internal/ledger", "internal/recent", "internal/mesh", "internal/identity"},
+	"internal/ca":        {"api/legacycsr", "internal/ledger", "internal/recent", "internal/mesh", "internal/identity"},
 	"internal/agent":     {"internal/serve", "internal/mesh", "internal/identity"},
 	"internal/meshtest":  {"internal/mesh", "internal/identity"},
 
@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"internal/cli": {"internal/inject", "internal/ca", "internal/agent", "internal/admission", "internal/cluster", "internal/ledger", "internal/mesh", "internal/identity"},
 
 	"cmd/injector": {"internal/inject", "internal/admission", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
-	"cmd/citadel":  {"internal/ca", "internal/ledger", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
+	"cmd/citadel":  {"api/legacycsr", "internal/ca", "internal/ledger", "internal/cluster", "internal/serve", "internal/mesh", "internal/identity"},
 	"cmd/agent":    {"internal/agent", "internal/serve", "internal/mesh", "internal/identity"},
 	"cmd/garrison": {"internal/cli"},
 }

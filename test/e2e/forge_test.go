@@ -16,8 +16,8 @@ import (
 )
 
 // forge FILE NAMESPACE ACCOUNT AGE writes a service account token, audience
-// istio-ca, that ends AGE from now, signed with the key of the lab's API server:
-// TokenRequest would refuse so short a life.
+// istio-ca, that ends AGE from now and is bound to the pod of the account's name, signed
+// with the key of the lab's API server: TokenRequest would refuse so short a life.
 func forge(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 {
 		ts.Fatalf("usage: forge file namespace account duration")
@@ -26,6 +26,7 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 	left, err := time.ParseDuration(args[3])
 	ts.Check(err)
 	uid := kubectl(ts, "-n", namespace, "get", "serviceaccount", account, "-o", "jsonpath={.metadata.uid}")
+	podUID := kubectl(ts, "-n", namespace, "get", "pod", account, "-o", "jsonpath={.metadata.uid}")
 	key := signingKey(ts)
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: key},
 		(&jose.SignerOptions{}).WithHeader("kid", keyID(ts, &key.PublicKey)))
@@ -41,6 +42,7 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 	}).Claims(map[string]any{"kubernetes.io": map[string]any{
 		"namespace":      namespace,
 		"serviceaccount": map[string]any{"name": account, "uid": uid},
+		"pod":            map[string]any{"name": account, "uid": podUID},
 	}}).Serialize()
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))

@@ -151,13 +151,26 @@ func podCreator(ts *testscript.TestScript, namespace string) func() error {
 	}
 }
 
+// neverRuns is a pod for a token to name.
+const neverRuns = `
+apiVersion: v1
+kind: Pod
+metadata: {name: asker, labels: {sidecar.istio.io/inject: "false"}}
+spec:
+  schedulingGates: [{name: garrison.io/never}]
+  containers: [{name: c, image: none}]
+`
+
 func certificateAsker(ts *testscript.TestScript, namespace string) func() error {
 	root := kubectl(ts, "-n", "istio-system", "get", "configmap", "istio-ca-root-cert", "-o", `jsonpath={.data.root-cert\.pem}`)
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(root)) {
 		ts.Fatalf("istio-ca-root-cert holds no certificate")
 	}
-	token := strings.TrimSpace(kubectl(ts, "-n", namespace, "create", "token", "default", "--audience=istio-ca"))
+	_, err := run(ts, []byte(neverRuns), "kubectl", "-n", namespace, "apply", "-f", "-")
+	ts.Check(err)
+	token := strings.TrimSpace(kubectl(ts, "-n", namespace, "create", "token", "default", "--audience=istio-ca",
+		"--bound-object-kind", "Pod", "--bound-object-name", "asker"))
 	addr := kubectl(ts, "-n", "istio-system", "get", "service", "istio-citadel", "-o", "jsonpath={.spec.clusterIP}") + ":8060"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)

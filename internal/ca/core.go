@@ -1,0 +1,80 @@
+package ca
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/garrison-mesh/garrison/internal/ledger"
+)
+
+// Recorder keeps the record of what was issued and whom nothing was issued to. An
+// error means that it did not, and then nothing may be handed out.
+type Recorder interface {
+	Append(ledger.Entry) error
+}
+
+// order is a certificate that may be made: who asked for it was proven, and that it is
+// due to them was decided.
+type order struct {
+	names   names
+	request Request
+	ttl     time.Duration
+	proven  time.Time    // when a token proved the holder
+	serial  *big.Int     // of the certificate that is renewed by itself, else nil
+	entry   ledger.Entry // how it was asked for
+
+	phases *phases // nil: its time is not measured
+	began  time.Time
+}
+
+// certify is the one way to a certificate, for callers and Secrets alike: nobody who
+// is revoked gets one, and nobody gets one that is not in the record.
+func (a *Authority) certify(o order, now time.Time) (*issued, error) {
+	if err := a.options.Revocations.check(o.names.id, o.proven, o.serial); err != nil {
+		return nil, err
+	}
+	by := a.current.Load()
+	cert, err := by.issue(o.names, o.request, now, o.ttl)
+	if err != nil {
+		return nil, err
+	}
+	at := o.phases.observe(phaseSign, o.began)
+	entry := o.entry
+	entry.Time, entry.Event = now, eventIssued
+	entry.ID, entry.DNS = o.names.id.String(), o.names.dns
+	entry.Serial, entry.NotAfter = cert.leaf.SerialNumber.Text(16), cert.leaf.NotAfter
+	entry.Leaf, entry.Key, entry.Issuer = digest(cert.leaf.Raw), digest(cert.leaf.RawSubjectPublicKeyInfo), digest(by.cert.Raw)
+	if err := a.record(entry); err != nil {
+		return nil, err
+	}
+	o.phases.observe(phaseRecord, at)
+	return cert, nil
+}
+
+// Values of ledger.Entry.Event.
+const (
+	eventIssued  = "issued"
+	eventRefused = "refused"
+)
+
+func (a *Authority) record(e ledger.Entry) error {
+	if a.options.Recorder == nil {
+		return nil
+	}
+	if err := a.options.Recorder.Append(e); err != nil {
+		return breaks(RuleRecord, fmt.Errorf("record: %w", err))
+	}
+	return nil
+}
+
+// policyName names a policy and, by a hash, the settings that it was applied with, so
+// that the record tells under which rules a certificate was issued.
+func policyName(name string, settings ...any) string {
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return name // settings are plain values: this does not happen
+	}
+	return name + "@" + digest(text)[:16]
+}

@@ -1,0 +1,235 @@
+package ca
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/garrison-mesh/garrison/internal/ledger"
+	"github.com/garrison-mesh/garrison/internal/mesh"
+)
+
+// book is a record in memory, which can be made to fail.
+type book struct {
+	mu      sync.Mutex
+	entries []ledger.Entry
+	err     error
+}
+
+func (b *book) Append(e ledger.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.entries = append(b.entries, e)
+	}
+	return b.err
+}
+
+// only returns the one entry that there is besides those of Secrets, of which the
+// server under test has one.
+func (b *book) only(t testing.TB) ledger.Entry {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	asked := slices.DeleteFunc(slices.Clone(b.entries), func(e ledger.Entry) bool { return e.How == string(proofSecret) })
+	if len(asked) != 1 {
+		t.Fatalf("%d entries in the record, want one", len(asked))
+	}
+	return asked[0]
+}
+
+var requestSuffix = regexp.MustCompile(` \(request ([0-9a-f]{16})\)$`)
+
+// expectRefusal compares what a client is told, but for the number of the request.
+func expectRefusal(t testing.TB, err error, code codes.Code, message string) {
+	t.Helper()
+	told := status.Convert(err).Message()
+	if !requestSuffix.MatchString(told) {
+		t.Errorf("%q does not end with the number of the request", told)
+	}
+	if got := requestSuffix.ReplaceAllString(told, ""); status.Code(err) != code || got != message {
+		t.Errorf("%s: %s\nwant %s: %s", status.Code(err), got, code, message)
+	}
+}
+
+// errorInfo returns the detail of a refusal that programs read.
+func errorInfo(t testing.TB, err error) *errdetails.ErrorInfo {
+	t.Helper()
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info
+		}
+	}
+	t.Fatalf("%v: no ErrorInfo", err)
+	return nil
+}
+
+// expectRefusal holds the record to what the client saw: one entry, found by the number
+// that the client has twice, with the rule.
+func (b *book) expectRefusal(t testing.TB, err error, rule Rule) {
+	t.Helper()
+	e := b.only(t)
+	if e.Event != eventRefused || e.Code != status.Code(err).String() || e.Rule != string(rule) || e.Reason == "" || e.Time.IsZero() {
+		t.Errorf("recorded %+v, want rule %s", e, rule)
+	}
+	number := requestSuffix.FindStringSubmatch(status.Convert(err).Message())
+	if number == nil || number[1] != e.Request || errorInfo(t, err).Metadata["request"] != e.Request {
+		t.Errorf("recorded as request %q, the client saw %v", e.Request, err)
+	}
+	if strings.Contains(e.Reason, token) {
+		t.Error("the record has the token")
+	}
+}
+
+func TestRecordOfACertificate(t *testing.T) {
+	var kept book
+	a, secret := open(t, time.Now(), Options{Recorder: &kept})
+	service := NewService(a, asSleep, ServiceOptions{})
+	out, err := service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{Csr: csrFor(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := parseLeaf(t, out.CertChain[0])
+	got := kept.only(t)
+	want := ledger.Entry{
+		Event: "issued", ID: sleepID, Serial: leaf.SerialNumber.Text(16), Leaf: digest(leaf.Raw),
+		Key: digest(leaf.RawSubjectPublicKeyInfo), Issuer: digest(parseLeaf(t, string(secret.Data[mesh.CACertKey])).Raw),
+		NotAfter: leaf.NotAfter, How: "token-review", Pod: "p1",
+		Time: got.Time, Request: got.Request, Policy: got.Policy,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if len(got.Request) != 16 || !strings.HasPrefix(got.Policy, "own-identity@") || time.Since(got.Time) > time.Minute {
+		t.Errorf("%+v", got)
+	}
+
+	other := NewService(a, asSleep, ServiceOptions{PodlessAccounts: []mesh.ServiceAccount{sleep}})
+	if other.own == service.own || other.own == other.byNode {
+		t.Error("policies of different settings have one name")
+	}
+}
+
+func TestRecordOfASecret(t *testing.T) {
+	var kept book
+	a, _ := open(t, noon, Options{Recorder: &kept})
+	server := mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account", UID: "1"}
+	leaf := parseLeaf(t, string(newSecret(t, a, server, noon).Data[mesh.CertChain]))
+	got := kept.entries[0]
+	if len(kept.entries) != 1 || got.Event != "issued" || got.How != "secret" || got.Leaf != digest(leaf.Raw) || !slices.Equal(got.DNS, leaf.DNSNames) || !got.Time.Equal(noon) {
+		t.Errorf("%+v", got)
+	}
+	if originIn(leaf) != nil {
+		t.Error("a certificate in a Secret has an origin, by which it could be renewed")
+	}
+}
+
+// What cannot be recorded is not handed out.
+func TestNothingIsIssuedWithoutRecord(t *testing.T) {
+	kept := book{err: errors.New("disk full")}
+	a, _ := open(t, time.Now(), Options{Recorder: &kept})
+	_, err := obtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{}))
+	expectRefusal(t, err, codes.Unavailable, "certificates cannot be issued now")
+	if _, err := a.NewSecret(sleep, time.Now()); err == nil {
+		t.Error("a Secret was made")
+	} else {
+		wantError(t, err, "record: disk full")
+	}
+}
+
+// A stranger cannot fill the record, and does not keep those out of it who are proven.
+func TestRefusalsOfStrangersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept book
+		a, _ := open(t, time.Now(), Options{Recorder: &kept})
+		registry := prometheus.NewRegistry()
+		service := NewService(a, asSleep, ServiceOptions{Metrics: NewMetrics(registry, a)})
+		refused := func(token string) {
+			if _, err := service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{}); err == nil {
+				t.Error("not refused")
+			}
+		}
+		for range 1000 {
+			refused("x")
+		}
+		if len(kept.entries) != unprovenBurst {
+			t.Errorf("%d of 1000 are recorded, want %d", len(kept.entries), unprovenBurst)
+		}
+		refused(token)
+		if last := kept.entries[len(kept.entries)-1]; len(kept.entries) != unprovenBurst+1 || last.ID != sleepID || last.How != "token-review" {
+			t.Errorf("the refusal of one who is proven is not recorded: %+v", last)
+		}
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP citadel_server_refusals_total Requests refused, by the rule that they broke.
+# TYPE citadel_server_refusals_total counter
+citadel_server_refusals_total{rule="csr"} 1
+citadel_server_refusals_total{rule="token"} 1000
+# HELP citadel_server_unrecorded_refusals_total Refusals that were only counted because there were too many to record.
+# TYPE citadel_server_unrecorded_refusals_total counter
+citadel_server_unrecorded_refusals_total 900
+`), "citadel_server_refusals_total", "citadel_server_unrecorded_refusals_total"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		for range 100 {
+			refused("x")
+		}
+		if got := len(kept.entries); got != unprovenBurst+1+unprovenRate {
+			t.Errorf("%d entries a second later", got)
+		}
+	})
+}
+
+// What a stranger may know of the rule that it broke is that it is not proven.
+func TestErrorInfo(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	service := NewService(a, asSleep, ServiceOptions{})
+	for credential, want := range map[string]string{"x": "UNAUTHENTICATED", "podless": "TOKEN_POD", token: "CSR", "slow": "AUTHENTICATION_UNAVAILABLE"} {
+		_, err := service.CreateCertificate(bearing(t, credential), &securityapi.IstioCertificateRequest{})
+		if info := errorInfo(t, err); info.Reason != want || info.Domain != "garrison.io" {
+			t.Errorf("%s: %v, want %s", credential, info, want)
+		}
+	}
+}
+
+func TestRequestNumberComesAsTrailer(t *testing.T) {
+	var kept book
+	a, _ := open(t, time.Now(), Options{Recorder: &kept})
+	conn := dial(t, a, NewService(a, asSleep, ServiceOptions{}), "istio-citadel")
+	var trailer metadata.MD
+	_, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(withToken(t.Context(), "Bearer "+token),
+		&securityapi.IstioCertificateRequest{Csr: csrFor(t)}, grpc.Trailer(&trailer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := trailer.Get(mesh.RequestTrailer); len(got) != 1 || got[0] != kept.only(t).Request {
+		t.Errorf("trailer %v, recorded %q", got, kept.only(t).Request)
+	}
+}
+
+func TestShorten(t *testing.T) {
+	if got := shorten("short"); got != "short" {
+		t.Errorf("%q", got)
+	}
+	if got := shorten(strings.Repeat("ü", 300)); got != strings.Repeat("ü", 200)+"…" {
+		t.Errorf("%q", got)
+	}
+	if got := shorten("x" + strings.Repeat("ü", 300)); got != "x"+strings.Repeat("ü", 199)+"…" {
+		t.Errorf("%q", got)
+	}
+}

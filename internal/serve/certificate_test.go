@@ -1,0 +1,140 @@
+package serve
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"testing"
+	"time"
+)
+
+// signed is a certificate with its key.
+type signed struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// sign makes a certificate below by, or a root for nil.
+func sign(t *testing.T, by *signed) signed {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"server"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	if by == nil {
+		template.IsCA, template.BasicConstraintsValid = true, true
+		by = &signed{template, key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed{cert, key}
+}
+
+func (s signed) pair() tls.Certificate {
+	return tls.Certificate{Certificate: [][]byte{s.cert.Raw}, PrivateKey: s.key, Leaf: s.cert}
+}
+
+func (s signed) serving(t *testing.T) *Certificate {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(Certificate)
+	if err := c.Set(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// handshake has a client shake hands and waits for both ends.
+func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
+	t.Helper()
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	if err := errors.Join(a.SetDeadline(time.Now().Add(time.Minute)), b.SetDeadline(time.Now().Add(time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	there := tls.Client(b, client)
+	ended := make(chan error, 1)
+	go func() { // waited for below
+		_, err := there.Read(make([]byte, 1)) // the handshake, and a ticket if there is one
+		b.Close()
+		ended <- err
+	}()
+	here := tls.Server(a, server)
+	err := here.Handshake()
+	if err == nil {
+		_, err = here.Write([]byte("x"))
+	}
+	a.Close()
+	if e := <-ended; e != nil && !errors.Is(e, io.EOF) {
+		err = errors.Join(err, e)
+	}
+	return here.ConnectionState(), err
+}
+
+// A client certificate verifies by the roots of the moment, whatever an earlier
+// handshake or session was good for; without one everybody gets in.
+func TestTLSWithClients(t *testing.T) {
+	old, young := sign(t, nil), sign(t, nil)
+	roots := old
+	server := sign(t, &old).serving(t).TLSWithClients(func() *x509.CertPool {
+		pool := x509.NewCertPool()
+		pool.AddCert(roots.cert)
+		return pool
+	}, "h2")
+	trust := x509.NewCertPool()
+	trust.AddCert(old.cert)
+	client := func(certs ...tls.Certificate) *tls.Config {
+		return &tls.Config{
+			ServerName: "server", RootCAs: trust, NextProtos: []string{"h2"}, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+			// Shown whatever the server asks for, as a stranger would.
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				if len(certs) == 0 {
+					return new(tls.Certificate), nil
+				}
+				return &certs[0], nil
+			},
+		}
+	}
+	mine := client(sign(t, &old).pair())
+	for range 2 {
+		state, err := handshake(t, server, mine)
+		if err != nil || len(state.VerifiedChains) != 1 || state.DidResume || state.NegotiatedProtocol != "h2" {
+			t.Errorf("a good certificate: %v, %d chains, resumed is %t, %q", err, len(state.VerifiedChains), state.DidResume, state.NegotiatedProtocol)
+		}
+	}
+	if state, err := handshake(t, server, client()); err != nil || len(state.PeerCertificates) != 0 {
+		t.Errorf("no certificate: %v", err)
+	}
+	if _, err := handshake(t, server, client(sign(t, &young).pair())); err == nil {
+		t.Error("a stranger's certificate was accepted")
+	}
+	roots = young
+	if _, err := handshake(t, server, mine); err == nil {
+		t.Error("a certificate of a root that was retired was accepted")
+	}
+	if state, err := handshake(t, server, client(sign(t, &young).pair())); err != nil || len(state.VerifiedChains) != 1 {
+		t.Errorf("a certificate of the new root: %v", err)
+	}
+}
