@@ -82,7 +82,7 @@ func APIServerOnly(dir pki.Dir, data string, listenFD int, ready string) Server 
 		APIServer: append(apiServer(dir),
 			"--service-cluster-ip-range=10.0.0.0/24", // nothing routes it
 			"--advertise-address=127.0.0.1",
-			"--allow-privileged=true", // or it refuses what policies are to be asked about
+			"--allow-privileged=true",         // or it refuses what policies are to be asked about
 			"--endpoint-reconciler-type=none", // a loopback address is no endpoint
 		),
 	}
