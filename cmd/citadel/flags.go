@@ -89,6 +89,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.BoolVar(&s.profile, "profile", false, "serve /debug/pprof/ beside the metrics")
 	f.StringVar(&config, "config", "", "file of settings in YAML, keys as the flags here")
 	f.BoolVar(&version, "version", false, "print the version and end")
+	readClassic := registerClassic(f)
 	if err := f.Parse(args); err != nil {
 		return settings{}, err
 	}
@@ -96,9 +97,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		return settings{}, errVersion
 	}
 
-	errs := fill(f, map[string]string{
-		"namespace": "POD_NAMESPACE", "pod-name": "POD_NAME", "trusted-node-accounts": "CA_TRUSTED_NODE_ACCOUNTS",
-	})
+	errs := append(readClassic(), fill(f, otherNames())...)
 	if f.NArg() > 0 {
 		errs = append(errs, fmt.Errorf("unexpected arguments %q", f.Args()))
 	}
@@ -174,8 +173,8 @@ func fill(f *pflag.FlagSet, others map[string]string) (errs []error) {
 	v := viper.New()
 	var known []string
 	f.VisitAll(func(flag *pflag.Flag) {
-		if flag.Name == "version" {
-			return // a question, not a setting
+		if flag.Name == "version" || flag.Hidden {
+			return // a question, not a setting; or a flag of the command line only
 		}
 		known = append(known, flag.Name)
 		names := []string{flag.Name, "GARRISON_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))}

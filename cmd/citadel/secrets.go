@@ -21,6 +21,10 @@ import (
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
+// scopeNone is the scope of Secrets without any, but for those that the mesh's own
+// servers serve with.
+const scopeNone = "none"
+
 // secretSettings say who gets a Secret, and how they are kept.
 type secretSettings struct {
 	scope         ca.Scope
@@ -40,7 +44,7 @@ func (s *secretSettings) register(f *pflag.FlagSet) (read func(*ca.Options) []er
 	var names []string
 	var ratio float64
 	var least time.Duration
-	f.StringVar(&scope, "secret-scope", "injected", "namespaces whose service accounts get Secrets: injected (those with injection) or all")
+	f.StringVar(&scope, "secret-scope", "injected", "namespaces whose service accounts get Secrets: injected (those with injection), all, or none but that of the mesh's servers")
 	f.StringVar(&namespaces, "secret-namespace-selector", "", "instead: namespaces with these labels")
 	f.StringVar(&accounts, "secret-account-selector", "", "of these namespaces' service accounts, only those with these labels")
 	f.BoolVar(&s.scope.Used, "secret-only-used", false, "of these, only those that a pod runs as; watches all pods")
@@ -62,15 +66,18 @@ func (s *secretSettings) register(f *pflag.FlagSet) (read func(*ca.Options) []er
 				errs = append(errs, fmt.Errorf("%s: %w", flag, err))
 			}
 		}
-		if scope != "injected" && scope != "all" {
-			wrong("secret-scope", fmt.Errorf("%q: injected or all", scope))
+		if scope != "injected" && scope != "all" && scope != scopeNone {
+			wrong("secret-scope", fmt.Errorf("%q: injected, all or none", scope))
 		}
 		s.scope.All = scope == "all" || all
 		var err error
 		s.scope.Namespaces, err = selector(namespaces)
 		wrong("secret-namespace-selector", err)
-		if s.scope.All && namespaces != "" {
-			wrong("secret-namespace-selector", errors.New("contradicts a secret-scope of all"))
+		if namespaces != "" && (s.scope.All || scope == scopeNone) {
+			wrong("secret-namespace-selector", errors.New("contradicts a secret-scope of all or none"))
+		}
+		if scope == scopeNone {
+			s.scope.Namespaces = labels.Nothing()
 		}
 		s.scope.Accounts, err = selector(accounts)
 		wrong("secret-account-selector", err)
