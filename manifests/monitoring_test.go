@@ -53,12 +53,12 @@ func TestServiceMonitor(t *testing.T) {
 	}
 }
 
-var metricName = regexp.MustCompile(`\b(sidecar_injection|injector|serving_certificate)_[a-z_]+`)
+var metricName = regexp.MustCompile(`\b(sidecar_injection|injector|serving_certificate|citadel)_[a-z_]+`)
 
 // An alert on a metric that nobody writes never fires.
 func TestRulesNameMetricsThatExist(t *testing.T) {
 	var source bytes.Buffer
-	for _, dir := range []string{"../internal/inject", "../internal/cluster", "../cmd/injector"} {
+	for _, dir := range []string{"../internal/inject", "../internal/cluster", "../internal/ca", "../cmd/injector", "../cmd/citadel"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		if err != nil {
 			t.Fatal(err)
@@ -73,13 +73,63 @@ func TestRulesNameMetricsThatExist(t *testing.T) {
 			}
 		}
 	}
-	names := metricName.FindAllString(string(read(t, "monitoring/rules.yaml")), -1)
-	if len(names) < 8 {
-		t.Errorf("only %q", names)
-	}
-	for _, name := range names {
-		if !bytes.Contains(source.Bytes(), []byte(`"`+strings.TrimSuffix(name, "_bucket")+`"`)) {
-			t.Errorf("nothing writes %s", name)
+	for file, least := range map[string]int{"monitoring/rules.yaml": 8, "monitoring/citadel.yaml": 20} {
+		names := metricName.FindAllString(string(read(t, file)), -1)
+		if len(names) < least {
+			t.Errorf("%s: only %q", file, names)
 		}
+		for _, name := range names {
+			// Namespace and subsystem may stand apart.
+			short := strings.TrimPrefix(strings.TrimPrefix(name, "citadel_server_"), "citadel_ca_")
+			if !bytes.Contains(source.Bytes(), []byte(`"`+strings.TrimSuffix(name, "_bucket")+`"`)) &&
+				!bytes.Contains(source.Bytes(), []byte(`"`+short+`"`)) {
+				t.Errorf("nothing writes %s", name)
+			}
+		}
+	}
+}
+
+// Whoever is woken is told what it means and where to look, and by which severity; the
+// kustomization has all files.
+func TestRulesSayWhatToDo(t *testing.T) {
+	type rule struct {
+		Alert, Expr         string
+		Labels, Annotations map[string]string
+	}
+	severities := []string{"info", "warning", "critical"}
+	seen := map[string]bool{}
+	for _, file := range []string{"rules.yaml", "citadel.yaml"} {
+		var r struct {
+			Spec struct {
+				Groups []struct {
+					Name  string
+					Rules []rule
+				}
+			}
+		}
+		if err := yaml.Unmarshal(read(t, "monitoring/"+file), &r); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range r.Spec.Groups {
+			for _, a := range g.Rules {
+				key := a.Alert + " " + a.Labels["severity"]
+				switch {
+				case seen[key]:
+					t.Errorf("%s is there twice", key)
+				case !slices.Contains(severities, a.Labels["severity"]), a.Expr == "",
+					!strings.HasSuffix(a.Annotations["summary"], "."), !strings.HasSuffix(a.Annotations["description"], "."):
+					t.Errorf("%s: %+v", key, a)
+				case strings.Count(a.Expr, "(") != strings.Count(a.Expr, ")"):
+					t.Errorf("%s: %s", key, a.Expr)
+				}
+				seen[key] = true
+			}
+		}
+		if !strings.Contains(string(read(t, "monitoring/kustomization.yaml")), "\n- "+file+"\n") {
+			t.Errorf("the kustomization has not %s", file)
+		}
+	}
+	if len(seen) < 25 {
+		t.Errorf("%d alerts", len(seen))
 	}
 }

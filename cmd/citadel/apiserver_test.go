@@ -100,6 +100,7 @@ func TestAPIServer(t *testing.T) {
 	if _, err := l.CoreV1().Secrets("quiet").Get(t.Context(), "istio.sleep", metav1.GetOptions{}); err == nil {
 		t.Error("a namespace without injection has a Secret")
 	}
+	expectScrapes(t, replicas[:]...)
 	expectOwnAudienceRefused(t, kubeconfig)
 	for _, r := range replicas {
 		if strings.Contains(r.stop(t), good) {

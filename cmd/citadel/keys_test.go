@@ -89,7 +89,7 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	third.stop(t)
 
 	// A CA is plugged in: refused while its roots lack ours, taken when they have it.
-	theirs, err := ca.NewRoot(ca.RootOptions{}, time.Now())
+	theirs, err := ca.NewRoot(ca.RootOptions{TTL: 20 * 24 * time.Hour}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 		mesh.CACertKey: theirs.Data[mesh.CACertKey], mesh.CAKeyKey: theirs.Data[mesh.CAKeyKey],
 		mesh.CertChain: {}, mesh.RootKey: theirs.Data[mesh.RootKey],
 	}}
-	if _, err := secrets.Create(t.Context(), cacerts, metav1.CreateOptions{}); err != nil {
+	if cacerts, err = secrets.Create(t.Context(), cacerts, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	notes(first, "set --trust-domain")
@@ -117,6 +117,7 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	if chain := certifyBelow(t, plugged, string(theirs.Data[mesh.RootKey]), token); len(chain) != 2 {
 		t.Errorf("%d elements, want leaf and roots", len(chain))
 	}
+	l.expectWarning(t, cacerts)
 
 	// It goes: the one that runs goes on, none starts with another.
 	if err := secrets.Delete(t.Context(), mesh.PluggedSecret, metav1.DeleteOptions{}); err != nil {

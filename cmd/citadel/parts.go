@@ -40,7 +40,10 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		Workloads: workloads{running}, NodeAccounts: s.nodes, PodlessAccounts: s.podless,
 	})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
-	leader := newLeader(leader{api: p.api, authority: authority, tend: keys.tend, settings: s, log: p.log, metrics: p.metrics})
+	registerProcess(p.metrics, serving, p.record.Ready)
+	leader := newLeader(leader{
+		api: p.api, authority: authority, tend: keys.tend, warn: keys.newWarner().run, settings: s, log: p.log, metrics: p.metrics,
+	})
 	keys.then(leader.again)
 	return serve.Parts{
 		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run,

@@ -130,15 +130,18 @@ type leader struct {
 	api       *cluster.API
 	authority *ca.Authority
 	tend      func(context.Context) error // the CA itself; nil: nobody does
+	warn      func(context.Context) error // of what becomes of it; nil: nobody does
 	settings  settings
 	log       *slog.Logger
 	metrics   prometheus.Registerer
 
 	secrets, roots, legacy word // the authority has changed
+	leading                prometheus.Gauge
 }
 
 func newLeader(l leader) *leader {
 	l.secrets, l.roots, l.legacy = newWord(), newWord(), newWord()
+	l.leading = newLeading(l.metrics)
 	return &l
 }
 
@@ -156,6 +159,8 @@ func (l *leader) run(ctx context.Context) error {
 }
 
 func (l *leader) keep(ctx context.Context) error {
+	l.leading.Set(1)
+	defer l.leading.Set(0)
 	s := l.settings.secrets
 	parts := serve.Parts{
 		"secrets": l.api.KeepSecrets(cluster.SecretKeeper{
@@ -175,6 +180,9 @@ func (l *leader) keep(ctx context.Context) error {
 	}
 	if l.tend != nil {
 		parts["CA"] = l.tend
+	}
+	if l.warn != nil {
+		parts["CA warnings"] = l.warn
 	}
 	if s.legacyRoots {
 		parts["legacy config map"] = l.api.KeepConfigMaps(cluster.ConfigMapKeeper{

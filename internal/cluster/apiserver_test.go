@@ -45,6 +45,7 @@ func TestAPIServer(t *testing.T) {
 		"lease":          testLease,
 		"CreateOrRead":   testCreateOrRead,
 		"EnsureSecret":   testEnsureSecret,
+		"WarnOfSecret":   testWarnOfSecret,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
 		"WatchWebhooks":  testWatchWebhooks,

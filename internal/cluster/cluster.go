@@ -18,6 +18,8 @@
 //	EnsureSecret    secrets: create; get, update by name
 //	ReadSecret      secrets: get by name
 //	ReadConfigMap   configmaps: list by name
+//	WarnOfSecret    secrets: get by name
+//	                events: create
 //	WatchSecret     secrets: list, watch by name
 //	WatchConfigMap  configmaps: list, watch by name
 //	WatchNamespaces namespaces: get, list, watch
