@@ -11,6 +11,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables of docs/citadel.md")
@@ -100,6 +104,20 @@ func TestClassicFlags(t *testing.T) {
 	}
 	for name := range cases {
 		t.Errorf("%s is no flag of 1.1", name)
+	}
+}
+
+// A server only has Secrets for the mesh's own servers and for nobody else.
+func TestServerOnly(t *testing.T) {
+	s, err := parse([]string{"--server-only"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{mesh.SystemNamespace: true, "shop": false} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{mesh.InjectionLabel: "enabled"}}}
+		if got := s.secrets.scope.Includes(ns, nil, true); got != want {
+			t.Errorf("Secrets in %s: %t", name, got)
+		}
 	}
 }
 
