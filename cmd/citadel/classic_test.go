@@ -158,7 +158,7 @@ func TestClassicIsForTheCommandLine(t *testing.T) {
 		t.Errorf("before the environment: %s, %v", s.listen, err)
 	}
 	var usage bytes.Buffer
-	parse([]string{"--help"}, &usage) //nolint:errcheck // it is pflag.ErrHelp
+	parse([]string{"--help"}, &usage)
 	if strings.Contains(usage.String(), "grpc-port") || !strings.Contains(usage.String(), "--listen") {
 		t.Errorf("--help:\n%s", usage.String())
 	}
@@ -218,7 +218,7 @@ func TestClassicDocs(t *testing.T) {
 		t.Errorf("%s is not what the tables say; run this test with -update\n%s", path, diff)
 	}
 	var usage bytes.Buffer
-	parse([]string{"--help"}, &usage) //nolint:errcheck // it is pflag.ErrHelp
+	parse([]string{"--help"}, &usage)
 	for _, word := range strings.FieldsFunc(want, func(r rune) bool { return strings.ContainsRune("`= |,;()", r) }) {
 		if name, ok := strings.CutPrefix(word, "--"); ok && strings.Trim(name, "-") != "" && !strings.Contains(want, "| `--"+name+"` |") && !strings.Contains(usage.String(), "--"+name+" ") {
 			t.Errorf("there is no flag --%s", name)
