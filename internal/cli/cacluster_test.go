@@ -196,7 +196,20 @@ func caClusterChanges() map[string]func(*fakeCluster) {
 	}
 	return map[string]func(*fakeCluster){
 		"root-key-offline": func(c *fakeCluster) { delete(secret(c, mesh.CASecret).Data, mesh.CAKeyKey) },
-		"no-ca":            func(c *fakeCluster) { c.objects["secrets"] = nil },
+		"revoked": func(c *fakeCluster) {
+			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.SystemNamespace, Name: mesh.RevocationsConfigMap}}
+			m.Data = map[string]string{mesh.RevocationsKey: `
+- {id: spiffe://cluster.local/ns/shop/sa/cart, before: "2026-01-02T03:04:05Z", reason: node n7 broken into}
+- {serial: "4f:1c:09:aa", reason: "key in\na backup"}
+`}
+			c.objects["configmaps"] = append(c.objects["configmaps"], m)
+		},
+		"misspelt": func(c *fakeCluster) {
+			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.SystemNamespace, Name: mesh.RevocationsConfigMap}}
+			m.Data = map[string]string{mesh.RevocationsKey: "- {sreial: ab, reason: x}\n"}
+			c.objects["configmaps"] = append(c.objects["configmaps"], m)
+		},
+		"no-ca": func(c *fakeCluster) { c.objects["secrets"] = nil },
 		"no-log": func(c *fakeCluster) {
 			c.objects["configmaps"] = slices.DeleteFunc(c.objects["configmaps"], func(o metav1.Object) bool { return o.GetName() == mesh.IssuanceLogConfigMap })
 		},

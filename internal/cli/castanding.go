@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -27,7 +28,10 @@ type standingReader struct {
 
 // read returns an error only where nothing could be read at all.
 func (r standingReader) read(ctx context.Context) (*caStanding, error) {
-	s := &caStanding{Replicas: []replica{}, Checkpoints: []lastCheckpoint{}, Attention: []string{}, Notes: []string{}, Unread: []string{}}
+	s := &caStanding{
+		Replicas: []replica{}, Checkpoints: []lastCheckpoint{}, Revocations: []ca.Revocation{},
+		Attention: []string{}, Notes: []string{}, Unread: []string{},
+	}
 	var errs []error
 	unread := func(err error) {
 		errs = append(errs, err)
@@ -70,6 +74,16 @@ func (r standingReader) read(ctx context.Context) (*caStanding, error) {
 		s.Notes = append(s.Notes, "no checkpoint of an issuance log is published")
 	default:
 		unread(fmt.Errorf("configmap %s/%s: %w", r.namespace, mesh.IssuanceLogConfigMap, err))
+	}
+	revoked, err := r.client.CoreV1().ConfigMaps(r.namespace).Get(ctx, mesh.RevocationsConfigMap, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		read++
+		s.revoked(revoked)
+	case apierrors.IsNotFound(err):
+		read++
+	default:
+		unread(fmt.Errorf("configmap %s/%s: %w", r.namespace, mesh.RevocationsConfigMap, err))
 	}
 	if read == 0 && s.Signs == nil {
 		return nil, errs[len(errs)-1]
@@ -180,4 +194,19 @@ func (s *caStanding) published(data map[string]string) {
 		}
 	}
 	slices.SortStableFunc(s.Checkpoints, func(a, b lastCheckpoint) int { return b.Time.Compare(a.Time) })
+}
+
+// revoked tells who is refused. Of a ConfigMap that cannot be read to the letter, Citadel
+// takes nothing: replicas go on with what they had.
+func (s *caStanding) revoked(m *corev1.ConfigMap) {
+	_, err := new(ca.Revocations).Set(m)
+	var all []ca.Revocation
+	if err == nil {
+		all, err = ca.ParseRevocations(m.Data)
+	}
+	if err != nil {
+		s.Attention = append(s.Attention, fmt.Sprintf("configmap %s is not in force: %s", m.Name, oneLine(err)))
+		return
+	}
+	s.Revocations = append(s.Revocations, all...)
 }

@@ -22,6 +22,7 @@ type caStanding struct {
 	Leader      leadership       `json:"leader"`
 	Replicas    []replica        `json:"replicas"`
 	Checkpoints []lastCheckpoint `json:"checkpoints"` // of replicas that are gone, too
+	Revocations []ca.Revocation  `json:"revocations"` // in force
 	Attention   []string         `json:"attention"`   // what wants somebody to act
 	Notes       []string         `json:"notes"`       // what is well, and worth knowing
 	Unread      []string         `json:"unread"`      // what could not be told, and why
@@ -60,17 +61,17 @@ func caStatus(env Env) *cobra.Command {
 		Short: "Say what signs, who leads, and how the replicas are",
 		Long: `Say what signs certificates, with every certificate of its chain and every root, where the
 root's key is and when the intermediate is due; which replica leads; whether the replicas
-are ready; and how far each has published its issuance log.
+are ready; how far each has published its issuance log; and who is revoked.
 
 What signs is read from the Secrets of the CA and judged as a Citadel would that starts
 now; one that runs may go on with what it had before, and its /readyz says so. Reading
-them takes the right to read the CA's keys, which are never printed. Without it, the
-roots are those of ConfigMap istio-ca-root-cert. Whether replicas are ready is what the API server has noted of
-their pods: no right to reach into pods is needed.
+them takes the right to read the CA's keys, which are never printed; without it the rest
+is told. Whether replicas are ready is what the API server has noted of their pods: no
+right to reach into pods is needed.
 
 The exit code is 3 where anything wants somebody to act: nothing can sign, nobody leads,
-a replica is not ready, the root's key is needed. What you may not read is said
-on standard error, and does not count.`,
+a replica is not ready, the root's key is needed. What you may not read is said on
+standard error, and does not count.`,
 		Example: `  garrison ca status
   garrison ca status -o json`,
 		Args: noArgs,
@@ -169,6 +170,17 @@ func (s *caStanding) write(w io.Writer) error {
 				runs = "yes"
 			}
 			fmt.Fprintf(tables, "%s\t%d\t%s\t%s\t%s\n", plain(c.Replica), c.Seq, at(c.Time), ca.Short(c.Head.String()), runs)
+		}
+		_ = tables.Flush()
+	}
+	if len(s.Revocations) > 0 {
+		fmt.Fprintln(tables, "\nREVOKED\tPROVEN BEFORE\tREASON")
+		for _, r := range s.Revocations {
+			before := "always"
+			if r.Before != nil {
+				before = at(*r.Before)
+			}
+			fmt.Fprintf(tables, "%s\t%s\t%s\n", cmp.Or(r.ID, r.Serial), before, plain(r.Reason))
 		}
 		_ = tables.Flush()
 	}

@@ -32,17 +32,20 @@ func certs(env Env) *cobra.Command {
 		Short: "List the certificates that are held in the cluster, by when they end",
 		Long: `List the certificates that are held in the cluster, those that end first at the top: in
 Secrets istio.* of service accounts, and the roots in ConfigMaps istio-ca-root-cert. With
--n istio-system or -A also the Secrets of the CA, and the caBundle of the webhooks. For each it says what signed
-it, which root it chains to, and what is wrong with it: a key that is another
-certificate's, a name that is another account's, roots that are not those in use.
+-n istio-system or -A also the Secrets of the CA, and the caBundle of the webhooks. For
+each it says what signed it, which root it chains to, and what is wrong with it: a key
+that is another certificate's, a name that is another account's, roots that are not those
+in use.
 
-SIGNER and ROOT are the beginning of the SHA-256 of the certificate; ` + "`garrison ca status`" + ` says
-what they are. Keys are compared here and never printed. With --metadata no content of
-Secrets of service accounts is asked for: then the list says what Citadel has noted on them, which is not checked.
+SIGNER and ROOT are the beginning of the SHA-256 of a certificate, as garrison ca status
+and the metrics have it. Keys are compared here and never printed. With --metadata no
+content of Secrets of service accounts is asked for: of them the list says what Citadel
+has noted in their annotations, which nothing vouches for. To the API server that takes
+the same right, to list Secrets.
 
-Where your rights do not suffice, that is said on standard error, and the rest is listed. With
---expiring the exit code is 3 where anything ends by then, or cannot be told when it
-does, and 1 where nothing is found and not everything could be read.`,
+Where your rights do not suffice, that is said on standard error, and the rest is listed.
+With --expiring the exit code is 3 where anything ends by then, or nobody can tell when
+it does. It is 1 where nothing is found and not everything could be read.`,
 		Example: `  garrison certs -n shop
   garrison certs -A --expiring 30d
   garrison certs -A -o json`,
