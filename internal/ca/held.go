@@ -2,6 +2,7 @@ package ca
 
 import (
 	"cmp"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -107,7 +108,11 @@ func (r RootsInUse) Secret(s *corev1.Secret, now time.Time) Held {
 	}
 	leaf := certs[0]
 	h.describe(leaf)
-	h.key(leaf, mesh.CertKey, s.Data)
+	if _, err := tls.X509KeyPair(s.Data[mesh.CertChain], s.Data[mesh.CertKey]); err == nil {
+		h.Key = KeyFits // for whoever serves with it, whatever else is in the file
+	} else {
+		h.key(leaf, mesh.CertKey, s.Data)
+	}
 	if len(leaf.URIs) == 1 {
 		h.ID = leaf.URIs[0].String()
 	}

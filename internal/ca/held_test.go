@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -48,12 +49,12 @@ func TestHeldOfOwnSecrets(t *testing.T) {
 		if h := roots.Bundle(a.Bundle(), noon); len(h.Problems) > 0 || !h.NotAfter.Equal(root.NotAfter) {
 			t.Errorf("%s: bundle: %+v", name, h)
 		}
-		noted := HeldByAnnotations(s.ObjectMeta, noon)
+		noted := roots.Annotations(s.ObjectMeta, noon)
 		if noted.Fingerprint != want.Fingerprint || !noted.NotAfter.Equal(want.NotAfter) || len(noted.Problems) > 0 {
 			t.Errorf("%s: annotations: %+v", name, noted)
 		}
 		ended := leaf.NotAfter.Add(time.Second)
-		for _, h := range []Held{roots.Secret(s, ended), HeldByAnnotations(s.ObjectMeta, ended)} {
+		for _, h := range []Held{roots.Secret(s, ended), roots.Annotations(s.ObjectMeta, ended)} {
 			if len(h.Problems) != 1 || !strings.HasPrefix(h.Problems[0], "ended at ") {
 				t.Errorf("%s: after its end: %q", name, h.Problems)
 			}
@@ -111,13 +112,17 @@ func TestHeldSpoilt(t *testing.T) {
 	if h := inUse(t, stranger.cert).Secret(s, noon); !slices.Equal(h.Roots, []string{fingerprint(path[2])}) || len(h.Problems) != 3 {
 		t.Errorf("of another root: %+v", h)
 	}
+	h := inUse(t, stranger.cert).Annotations(s.ObjectMeta, noon)
+	if !slices.Equal(h.Problems, []string{"made with other roots than those in use"}) {
+		t.Errorf("annotations of another root: %q", h.Problems)
+	}
 	// Annotations that say nothing.
 	for want, text := range map[string]string{"no annotation": "", "is no time": "soon"} {
 		meta := metav1.ObjectMeta{Name: "istio.sleep", Annotations: map[string]string{mesh.SecretExpiry: text}}
 		if text == "" {
 			meta.Annotations = nil
 		}
-		if h := HeldByAnnotations(meta, noon); len(h.Problems) != 1 || !strings.Contains(h.Problems[0], want) || !h.NotAfter.IsZero() {
+		if h := roots.Annotations(meta, noon); len(h.Problems) != 1 || !strings.Contains(h.Problems[0], want) || !h.NotAfter.IsZero() {
 			t.Errorf("%q: %+v", text, h)
 		}
 	}
@@ -205,6 +210,36 @@ func TestHeldByCA(t *testing.T) {
 	}
 	if h := below.CASecret(made, noon); h[0].Signer != fingerprint(root.cert) || !slices.Equal(h[0].Roots, []string{fingerprint(root.cert)}) {
 		t.Errorf("the intermediate: %+v", h[0])
+	}
+}
+
+// What Citadel is content with, has no problem; damage of any kind never panics.
+func TestHeldFindsNoMoreThanCitadel(t *testing.T) {
+	a, path := openBelow(t, noon)
+	s := newSecret(t, a, sleep, noon)
+	roots, random := inUse(t, path[2]), rand.New(rand.NewPCG(1, 2))
+	damage := []func([]byte) []byte{
+		func(b []byte) []byte { b[random.IntN(len(b))] ^= 1 << random.IntN(8); return b },
+		func(b []byte) []byte { return b[:random.IntN(len(b))] },
+		func(b []byte) []byte { return slices.Concat(b[:random.IntN(len(b))], b[random.IntN(len(b)):]) },
+		func(b []byte) []byte { return slices.Concat(b, b) },
+		func(b []byte) []byte { return slices.Concat(b, []byte("\n\n")) },
+	}
+	content := 0
+	for range 500 {
+		damaged := s.DeepCopy()
+		key := []string{mesh.CertChain, mesh.CertKey, mesh.CertRoot}[random.IntN(3)]
+		damaged.Data[key] = damage[random.IntN(len(damage))](damaged.Data[key])
+		h := roots.Secret(damaged, noon)
+		if _, err := a.CheckSecret(sleep, damaged, noon); err != nil {
+			continue
+		}
+		if content++; len(h.Problems) > 0 {
+			t.Errorf("Citadel is content, and the list says %q", h.Problems)
+		}
+	}
+	if content == 0 || content == 500 {
+		t.Errorf("Citadel is content with %d of 500: nothing was compared", content)
 	}
 }
 

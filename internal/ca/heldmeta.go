@@ -9,9 +9,9 @@ import (
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// HeldByAnnotations is what the annotations of an account's Secret say of it. Whoever may
+// Annotations tells what the annotations of an account's Secret say of it. Whoever may
 // write the Secret can have made them up.
-func HeldByAnnotations(s metav1.ObjectMeta, now time.Time) Held {
+func (r RootsInUse) Annotations(s metav1.ObjectMeta, now time.Time) Held {
 	h := Held{Holds: HoldsWorkload, Notes: []string{"by its annotations"}}
 	h.Account, _ = accountOf(s.Name)
 	h.Fingerprint = s.Annotations[mesh.SecretDigest]
@@ -26,6 +26,9 @@ func HeldByAnnotations(s metav1.ObjectMeta, now time.Time) Held {
 		if h.NotAfter = ends; now.After(ends) {
 			h.problem("ended at %s", text)
 		}
+	}
+	if noted, told := s.Annotations[mesh.SecretRoots]; told && len(r.certs) > 0 && noted != digest(encodeCertificates(r.certs)) {
+		h.problem("made with other roots than those in use")
 	}
 	return h
 }

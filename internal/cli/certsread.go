@@ -57,7 +57,8 @@ func (r *certReader) read(ctx context.Context) {
 		r.note(r.secrets(ctx))
 	}
 	slices.SortStableFunc(r.found, func(a, b heldAt) int {
-		return cmp.Or(a.NotAfter.Compare(b.NotAfter), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(a.NotAfter.Compare(b.NotAfter), cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
 }
 
@@ -116,7 +117,7 @@ func (r *certReader) annotations(ctx context.Context) error {
 			return fmt.Errorf("metadata of secrets of service accounts: %w", err)
 		}
 		for _, s := range list.Items {
-			r.add("secret", s.ObjectMeta, ca.HeldByAnnotations(s.ObjectMeta, r.now))
+			r.add("secret", s.ObjectMeta, r.roots.Annotations(s.ObjectMeta, r.now))
 		}
 		if next = list.Continue; next == "" {
 			return nil
