@@ -14,6 +14,7 @@ func caCommand(env Env) *cobra.Command {
 Citadel keeps an issuance log: a line for each certificate that it makes and each request
 that it refuses, in a chain that shows when somebody has changed it.`,
 	},
+		caStatus(env),
 		caLog(env),
 		caWhy(env),
 		caRevoke(env),

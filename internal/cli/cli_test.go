@@ -19,12 +19,12 @@ var update = flag.Bool("update", false, "rewrite what the scripts in testdata co
 // TestScripts runs testdata: what a user types, and what comes of it. Beside
 // testscript's own verbs there is `garrison`, which runs the command in this process,
 // and may fail where the next line is `exits` with the code that it must end with. Its
-// input is the file that the variable input names.
+// input is the file that the variable input names. `cluster` starts a cluster for it.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
-		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"garrison": garrison, "exits": exits},
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"garrison": garrison, "exits": exits, "cluster": startCluster},
 	})
 }
 
