@@ -19,7 +19,7 @@ import (
 )
 
 // setServing puts the certificate that this server itself is issued to use. One that
-// the authority does not vouch for is left alone; the leader will have it repaired.
+// clients would not accept is left alone; the leader will have it repaired.
 func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.Logger) func(*corev1.Secret) {
 	return func(secret *corev1.Secret) {
 		if secret == nil {
@@ -27,10 +27,7 @@ func setServing(serving *serve.Certificate, authority *ca.Authority, log *slog.L
 			return
 		}
 		self := mesh.ServiceAccount{Namespace: secret.Namespace, Name: mesh.ServerAccount(mesh.CitadelService)}
-		for _, owner := range secret.OwnerReferences {
-			self.UID = string(owner.UID) // whichever account it is; what the certificate says counts here
-		}
-		_, err := authority.CheckSecret(self, secret, time.Now())
+		err := authority.CheckServing(self, secret, time.Now())
 		if err == nil {
 			err = serving.Set(secret.Data[mesh.CertChain], secret.Data[mesh.CertKey], time.Now())
 		}

@@ -115,37 +115,36 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 	return a.options.renewal(pair.Leaf, account), nil
 }
 
+// CheckServing tells why a server must not serve the certificate that a Secret has for
+// its account. It asks for less than [Authority.CheckSecret]: a leader that signs with
+// another CA, or has other roots beside those in use, may have made it and find it good, and
+// without one this process would never take its place.
+func (a *Authority) CheckServing(account mesh.ServiceAccount, secret *corev1.Secret, now time.Time) error {
+	n, err := a.options.namesOf(account)
+	if err != nil {
+		return err
+	}
+	certs, err := parseCertificates(secret.Data[mesh.CertChain])
+	if err == nil {
+		_, err = a.current.Load().verify(certs, n, now, x509.ExtKeyUsageServerAuth)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", mesh.CertChain, err)
+	}
+	return nil
+}
+
 // vouches verifies a leaf that comes back from storage, with what follows it there, by
 // the roots in use, and compares it with what the issuer would have made for n. What
 // lies between the leaf and a root has to be of the issuer's own chain or one before: a root
 // may have signed for others, too.
 func (i *issuer) vouches(certs []*x509.Certificate, n names, now time.Time) error {
-	leaf, between := certs[0], certs[1:]
-	if err := checkKey(leaf.PublicKey); err != nil {
-		return fmt.Errorf("key: %w", err)
-	}
-	if err := checkProfile(leaf); err != nil {
-		return err
-	}
-	if err := n.check(leaf); err != nil {
-		return err
-	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, root := range i.roots {
-		roots.AddCert(root)
-	}
-	for _, c := range between {
+	for _, c := range certs[1:] {
 		if !slices.ContainsFunc(i.chain, c.Equal) && !slices.ContainsFunc(i.earlier, c.Equal) {
 			return fmt.Errorf("certificate %q: is not between the signing certificate and a root", c.Subject)
 		}
-		intermediates.AddCert(c)
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         roots,
-		Intermediates: intermediates,
-		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	chains, err := i.verify(certs, n, now, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return err
 	}
@@ -155,6 +154,34 @@ func (i *issuer) vouches(certs []*x509.Certificate, n names, now time.Time) erro
 		}
 	}
 	return errors.New("holds more than the chain of its certificate")
+}
+
+// verify verifies a leaf with what follows it by the roots in use, and compares it with
+// what the issuer would have made for n.
+func (i *issuer) verify(certs []*x509.Certificate, n names, now time.Time, usage x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
+	leaf := certs[0]
+	if err := checkKey(leaf.PublicKey); err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	if err := checkProfile(leaf); err != nil {
+		return nil, err
+	}
+	if err := n.check(leaf); err != nil {
+		return nil, err
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, root := range i.roots {
+		roots.AddCert(root)
+	}
+	for _, c := range certs[1:] {
+		intermediates.AddCert(c)
+	}
+	return leaf.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: intermediates,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{usage},
+	})
 }
 
 // checkOwner finds Secrets of an earlier account of the same name, which the

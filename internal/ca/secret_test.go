@@ -164,6 +164,56 @@ func TestCheckSecretRefuses(t *testing.T) {
 }
 
 // A Secret past its time is still good; one past its end is not.
+// While a leader of the CA before leads, a replica of the next one serves what it made,
+// and the other way round, if its roots are enough.
+func TestCheckServing(t *testing.T) {
+	own := first(NewRoot(RootOptions{}, noon))
+	below := intermediate(t, own, nil, noon)
+	root := corporate(t, "root")
+	roots, err := parseCertificates(own.Data[mesh.RootKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := append(roots, root.cert)
+	trusting := own.DeepCopy()
+	trusting.Data[mesh.RootKey] = encodeCertificates(both)
+	start := func(m Material) *Authority {
+		t.Helper()
+		a, err := Start(m, Options{}, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	self := start(Material{Root: trusting, Intermediate: below})
+	plugged := start(plug(files(t, root.below(t, "signer", nil), nil, both)))
+	server := mesh.ServiceAccount{Namespace: "istio-system", Name: mesh.ServerAccount(mesh.CitadelService), UID: "1"}
+	for name, c := range map[string]struct {
+		leader, replica *Authority
+		account         mesh.ServiceAccount
+		after           time.Duration
+		wrong           string
+	}{
+		"plugged in":            {leader: self, replica: plugged, account: server},
+		"and back":              {leader: plugged, replica: self, account: server},
+		"of a root not in use":  {leader: plugged, replica: start(Material{Root: own, Intermediate: below}), account: server, wrong: "unknown authority"},
+		"of another account":    {leader: self, replica: plugged, account: mesh.ServiceAccount{Namespace: "shop", Name: "cart"}, wrong: "want only"},
+		"after its certificate": {leader: self, replica: plugged, account: server, after: DefaultSecretTTL + time.Hour, wrong: "expired"},
+	} {
+		secret := first(c.leader.NewSecret(c.account, noon))
+		if _, err := c.replica.CheckSecret(c.account, secret, noon); err == nil {
+			t.Errorf("%s: kept as well", name)
+		}
+		err := c.replica.CheckServing(server, secret, noon.Add(c.after))
+		switch {
+		case c.wrong != "":
+			wantError(t, err, c.wrong)
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestCheckSecretWithTime(t *testing.T) {
 	a, _ := open(t, noon, Options{})
 	s := newSecret(t, a, sleep, noon)
