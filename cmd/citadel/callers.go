@@ -89,13 +89,15 @@ func inWordsOfCA(err error) error {
 	return err
 }
 
-// setRevocations follows the ConfigMap of the revoked.
-func setRevocations(r *ca.Revocations, log *slog.Logger) func(*corev1.ConfigMap) {
+// setRevocations follows the ConfigMap of the revoked. taken is called when others are
+// revoked from then on.
+func setRevocations(r *ca.Revocations, taken func(), log *slog.Logger) func(*corev1.ConfigMap) {
 	return func(configMap *corev1.ConfigMap) {
 		n, err := r.Set(configMap)
 		switch {
 		case err == nil:
 			log.Info("took revocations", "count", n)
+			taken()
 		case r.Ready() != nil:
 			log.Error("revocations are spoilt; nothing is issued until they are put right", "err", err)
 		default:

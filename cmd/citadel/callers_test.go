@@ -74,7 +74,8 @@ func TestWorkloadsInWordsOfCA(t *testing.T) {
 func TestSetRevocations(t *testing.T) {
 	var out bytes.Buffer
 	r := new(ca.Revocations)
-	set := setRevocations(r, slog.New(slog.NewTextHandler(&out, nil)))
+	taken := 0
+	set := setRevocations(r, func() { taken++ }, slog.New(slog.NewTextHandler(&out, nil)))
 	spoilt := &corev1.ConfigMap{Data: map[string]string{mesh.RevocationsKey: "- {}"}}
 	for _, step := range []struct {
 		configMap *corev1.ConfigMap
@@ -90,5 +91,8 @@ func TestSetRevocations(t *testing.T) {
 		if (r.Ready() == nil) != step.ready || !strings.Contains(out.String(), step.says) {
 			t.Errorf("ready is %t, %s", r.Ready() == nil, out.String())
 		}
+	}
+	if taken != 1 {
+		t.Errorf("Secrets were to be looked at again %d times, want once", taken)
 	}
 }

@@ -62,6 +62,6 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
 			keys.again(setServing(serving, authority, p.log))),
 		"keys":        keys.follow,
-		"revocations": p.api.WatchConfigMap(s.namespace, mesh.RevocationsConfigMap, setRevocations(revocations, p.log)),
+		"revocations": p.api.WatchConfigMap(s.namespace, mesh.RevocationsConfigMap, setRevocations(revocations, leader.secrets.tell, p.log)),
 	}, nil
 }

@@ -167,10 +167,7 @@ func (l *leader) keep(ctx context.Context) error {
 			InScope: func(ns *corev1.Namespace, a cluster.Account) bool { return s.scope.Includes(ns, a.Labels, a.Used) },
 			Labels:  s.scope.Accounts != nil, Used: s.scope.Used, Namespaces: s.namespaces,
 			Check: l.authority.CheckSecret, Make: l.authority.NewSecret,
-			Basis: func() cluster.Basis {
-				roots, chain := l.authority.Basis()
-				return cluster.Basis{Roots: roots, Chain: chain}
-			},
+			Basis: func(account mesh.ServiceAccount) cluster.Basis { return cluster.Basis(l.authority.Basis(account)) },
 			Again: l.secrets, Workers: s.workers, Rate: s.rate, ScrubRate: s.scrubRate, ScrubInterval: s.scrubInterval,
 			Log: l.log, Metrics: l.metrics,
 		}),

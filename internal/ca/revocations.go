@@ -167,6 +167,7 @@ type Revocations struct {
 type revoked struct {
 	accounts map[mesh.ServiceAccount][]Revocation // without UIDs
 	serials  map[string]Revocation
+	listed   string // digest of the serials; empty where there are none
 }
 
 // Set takes the ConfigMap's content from now on, or none for nil, and reports how many
@@ -194,8 +195,29 @@ func (r *Revocations) Set(configMap *corev1.ConfigMap) (n int, err error) {
 		account := mesh.ServiceAccount{Namespace: id.Namespace(), Name: id.Account()}
 		next.accounts[account] = append(next.accounts[account], v)
 	}
+	if serials := slices.Sorted(maps.Keys(next.serials)); len(serials) > 0 {
+		next.listed = digest([]byte(strings.Join(serials, " ")))
+	}
 	r.current.Store(next)
 	return len(all), nil
+}
+
+// basis returns a digest of what the certificate in an account's Secret may be revoked
+// by, empty for nothing, and whether the account is for good.
+func (r *Revocations) basis(account mesh.ServiceAccount) (of string, barred bool) {
+	if r == nil || r.current.Load() == nil {
+		return "", false
+	}
+	current := r.current.Load()
+	of = current.listed
+	for _, v := range current.accounts[mesh.ServiceAccount{Namespace: account.Namespace, Name: account.Name}] {
+		if v.Before == nil {
+			barred = true
+			continue
+		}
+		of += " before " + v.Before.UTC().Format(time.RFC3339Nano)
+	}
+	return of, barred
 }
 
 // Ready reports why nobody can be told from the revoked, for readiness.

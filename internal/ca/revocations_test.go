@@ -189,6 +189,42 @@ func TestRevokedBefore(t *testing.T) {
 	})
 }
 
+// What is revoked changes the basis of the Secrets that it may concern, and of no others.
+func TestRevocationsInBasis(t *testing.T) {
+	other := mesh.ServiceAccount{Namespace: "default", Name: "other", UID: "1"}
+	const before = ", before: '2026-01-02T03:04:05Z'"
+	bases := map[Basis]string{}
+	for _, c := range []struct {
+		text           string
+		barred, others bool // sleep is; others have another basis, too
+	}{
+		{"", false, false},
+		{"- {id: " + sleepID + ", reason: x}", true, false},
+		{"- {id: " + sleepID + ", reason: x" + before + "}", false, false},
+		{"- {id: " + sleepID + ", reason: x" + before + "}\n- {serial: '7', reason: x}", false, true},
+		{"- {serial: '7', reason: x}", false, true},
+		{"- {serial: '7', reason: x}\n- {serial: 8a, reason: x}", false, true},
+	} {
+		a, _ := open(t, time.Now(), Options{Revocations: revocations(t, c.text)})
+		got, others := a.Basis(sleep), a.Basis(other)
+		if got.Barred != c.barred || others.Barred || (others.Revoked != "") != c.others {
+			t.Errorf("%s: %+v, of others %+v", c.text, got, others)
+		}
+		if again := a.Basis(sleep); again != got {
+			t.Errorf("%s: %+v, then %+v", c.text, got, again)
+		}
+		got.Roots, got.Chain = "", "" // of another root each
+		if same, known := bases[got]; known {
+			t.Errorf("%q has the basis of %q: %+v", c.text, same, got)
+		}
+		bases[got] = c.text
+	}
+	a, _ := open(t, time.Now(), Options{Revocations: new(Revocations)})
+	if got := a.Basis(sleep); got.Barred || got.Revoked != "" {
+		t.Errorf("unread: %+v", got)
+	}
+}
+
 func TestRevokedSerial(t *testing.T) {
 	r := revocations(t, "")
 	a, _ := open(t, time.Now(), Options{Revocations: r})

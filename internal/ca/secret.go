@@ -213,12 +213,21 @@ func digest(content []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// Basis returns digests of what [Authority.CheckSecret] judges by besides its settings:
-// of the roots, as the annotation of Secrets has it, and of the certificates between
-// them and leaves.
-func (a *Authority) Basis() (roots, chain string) {
+// Basis is what [Authority.CheckSecret] judges an account's Secret by besides its
+// settings, in digests.
+type Basis struct {
+	Roots   string // as the annotation of Secrets has it
+	Chain   string // of the certificates between them and leaves
+	Revoked string // of the revocations that may concern what is in the Secret; empty: none
+	Barred  bool   // the account is revoked for good: no Secret of it is, or can be made
+}
+
+// Basis returns what an account's Secret is judged by today.
+func (a *Authority) Basis(account mesh.ServiceAccount) Basis {
 	i := a.current.Load()
-	return digest(i.bundle), digest(encodeCertificates(i.chain))
+	b := Basis{Roots: digest(i.bundle), Chain: digest(encodeCertificates(i.chain))}
+	b.Revoked, b.Barred = a.options.Revocations.basis(account)
+	return b
 }
 
 // madeAt tells when a certificate was made, which is after it began.

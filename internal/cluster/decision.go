@@ -42,7 +42,7 @@ type glimpse struct {
 	seen    *secretSight        // nil: there is none
 	last    verdict
 	suspect bool      // the Secret changed while this process was watching
-	basis   Basis     // what Secrets are good by today
+	basis   Basis     // what the Secret is good by today
 	patient time.Time // until then a look at all Secrets may be under way
 }
 
@@ -53,7 +53,7 @@ type glimpse struct {
 func (g glimpse) glance(now time.Time) (step, time.Time) {
 	seen := g.seen
 	switch {
-	case seen == nil && g.wanted:
+	case seen == nil && g.wanted && !g.basis.Barred:
 		return doCreate, time.Time{}
 	case seen == nil, seen.ending: // its end is an event
 		return doNothing, time.Time{}
@@ -62,6 +62,8 @@ func (g glimpse) glance(now time.Time) (step, time.Time) {
 			return doRemove, time.Time{}
 		}
 		return doNothing, time.Time{}
+	case g.basis.Barred && (g.wanted || seen.managed):
+		return doRemove, time.Time{}
 	case !g.wanted:
 		return doNothing, time.Time{}
 	case g.last.of(seen, g.account) && g.last.basis.Value() == g.basis:

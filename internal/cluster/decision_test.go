@@ -80,8 +80,8 @@ func TestGlance(t *testing.T) {
 				sight: sight{uid: "s1", version: "7"}, owner: "u2", managed: true,
 				hints: hints{expires: later.Unix(), roots: unique.Make("r1"), account: "u2"},
 			},
-			last:    verdict{version: "7", account: "u2", basis: unique.Make(Basis{"r1", "c1"}), renew: later},
-			basis:   Basis{"r1", "c1"},
+			last:    verdict{version: "7", account: "u2", basis: unique.Make(Basis{Roots: "r1", Chain: "c1"}), renew: later},
+			basis:   Basis{Roots: "r1", Chain: "c1"},
 			patient: soon,
 		}
 		for _, change := range changes {
@@ -97,6 +97,7 @@ func TestGlance(t *testing.T) {
 	unwanted := func(g *glimpse) { g.wanted = false }
 	earlier := func(g *glimpse) { g.seen.owner = "u1" }
 	unmanaged := func(g *glimpse) { g.seen.managed = false }
+	barred := func(g *glimpse) { g.basis.Revoked, g.basis.Barred = "v1", true }
 	for name, c := range map[string]struct {
 		glimpse
 		step step
@@ -114,6 +115,15 @@ func TestGlance(t *testing.T) {
 		"earlier, not wanted or ours": {unread(unwanted, earlier, unmanaged), doNothing, time.Time{}},
 		"not wanted":                  {verified(unwanted), doNothing, time.Time{}},
 		"not wanted, not read":        {unread(unwanted), doNothing, time.Time{}},
+
+		"absent, barred":                  {unread(absent, barred), doNothing, time.Time{}},
+		"barred":                          {verified(barred), doRemove, time.Time{}},
+		"barred, not read":                {unread(barred), doRemove, time.Time{}},
+		"barred, made by Istio's Citadel": {unread(barred, unmanaged), doRemove, time.Time{}},
+		"barred, not wanted":              {verified(barred, unwanted), doRemove, time.Time{}},
+		"barred, neither wanted nor ours": {unread(barred, unwanted, unmanaged), doNothing, time.Time{}},
+		"barred, being deleted":           {unread(barred, func(g *glimpse) { g.seen.ending = true }), doNothing, time.Time{}},
+		"another certificate was revoked": {verified(func(g *glimpse) { g.basis.Revoked = "v1" }), doRead, time.Time{}},
 
 		"verified":              {verified(), doWait, later},
 		"due":                   {verified(func(g *glimpse) { g.last.renew = now }), doRenew, time.Time{}},

@@ -60,5 +60,8 @@ func fakeCluster(t *testing.T, ns *corev1.Namespace, accounts ...runtime.Object)
 		}
 		return true, s, meta.Tracker().Update(secretResource, mirror(s), s.Namespace)
 	})
+	client.PrependReactor("delete", "secrets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		return false, nil, meta.Tracker().Delete(secretResource, a.GetNamespace(), a.(clienttesting.DeleteAction).GetName())
+	})
 	return &API{Client: client, bulk: client, metadata: meta}
 }

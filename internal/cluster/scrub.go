@@ -85,7 +85,7 @@ func (s *secretLoop) inspect(secret *corev1.Secret) error {
 	if err != nil || !wanted {
 		return err
 	}
-	basis := s.Basis()
+	basis := s.Basis(account)
 	do := s.judge(account, secret, time.Now())
 	if do.change == none && !do.renew.IsZero() {
 		s.verdicts.good(k, account, secret, basis, do.renew)

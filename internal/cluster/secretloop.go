@@ -19,10 +19,11 @@ import (
 
 // keep brings one account's Secret to what it should be.
 func (s *secretLoop) keep(ctx context.Context, k key) (again time.Duration, err error) {
-	g := glimpse{basis: s.Basis(), patient: time.Unix(0, s.patient.Load())}
+	g := glimpse{patient: time.Unix(0, s.patient.Load())}
 	if g.account, g.wanted, err = s.account(k); err != nil {
 		return 0, err
 	}
+	g.basis = s.Basis(g.account)
 	if g.seen, err = s.secret(k); err != nil {
 		return 0, err
 	}
@@ -105,7 +106,7 @@ func (s *secretLoop) read(ctx context.Context, g glimpse) (time.Time, error) {
 	case err != nil:
 		return time.Time{}, err
 	}
-	basis, now := s.Basis(), time.Now()
+	basis, now := s.Basis(g.account), time.Now()
 	do := s.judge(g.account, live, now)
 	if do.change == none {
 		if !do.renew.IsZero() {
@@ -128,7 +129,7 @@ type target struct {
 // are of one write, so that a late one cannot part them.
 func (s *secretLoop) write(ctx context.Context, account mesh.ServiceAccount, over target, do decision) (renew time.Time, err error) {
 	k := key{Namespace: account.Namespace, Name: account.Name}
-	basis := s.Basis()
+	basis := s.Basis(account)
 	fresh, renew, err := s.fresh(account, time.Now())
 	if err != nil {
 		return time.Time{}, err
@@ -214,18 +215,26 @@ func applied(fresh *corev1.Secret, over target) *coreapply.SecretApplyConfigurat
 	return out
 }
 
-// remove deletes the Secret of an account that is gone.
+// errBarred is why a Secret goes though its account stays.
+var errBarred = errors.New("the account is revoked")
+
+// remove deletes the Secret of an account that is gone, or barred.
 func (s *secretLoop) remove(ctx context.Context, g glimpse) error {
 	k := key{Namespace: g.account.Namespace, Name: g.account.Name}
-	if err := s.confirmGone(ctx, k, g.seen.owner); err != nil {
+	do := decision{change: removed}
+	if g.basis.Barred {
+		do.why = errBarred
+	} else if err := s.confirmGone(ctx, k, g.seen.owner); err != nil {
 		return err
 	}
 	if err := s.delete(ctx, k, target{uid: g.seen.uid, version: g.seen.version}); err != nil {
 		return err
 	}
 	s.verdicts.forget(k)
-	s.metrics.accountDeleted.Inc()
-	s.report(ctx, g.account, decision{change: removed}, time.Time{})
+	if !g.basis.Barred {
+		s.metrics.accountDeleted.Inc()
+	}
+	s.report(ctx, g.account, do, time.Time{})
 	return nil
 }
 

@@ -54,9 +54,9 @@ type SecretKeeper struct {
 	// has to pass Check, with a renewal yet to come, or it is not written.
 	Make func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error)
 
-	// Basis returns what Secrets are good by today. When it has changed, a word on
-	// Again, which may be nil, has all Secrets looked at at once.
-	Basis func() Basis
+	// Basis returns what an account's Secret is good by today. When that has changed, a
+	// word on Again, which may be nil, has all Secrets looked at at once.
+	Basis func(mesh.ServiceAccount) Basis
 	Again <-chan struct{}
 
 	Workers       int                   // at a time; 0: 4
@@ -79,6 +79,9 @@ type Account struct {
 type Basis struct {
 	Roots string // of the roots that Secrets carry, as in the annotation mesh.SecretRoots
 	Chain string // of what lies between certificates and a root
+
+	Revoked string // of what is revoked and may be the account's; empty: nothing
+	Barred  bool   // the account itself is: it gets no Secret, and what it has is deleted
 }
 
 // KeepSecrets returns a part for the leader: each service account in scope has the

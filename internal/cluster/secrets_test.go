@@ -47,7 +47,7 @@ func checkLine(account mesh.ServiceAccount, secret *corev1.Secret, _ time.Time) 
 func keeper(t *testing.T) SecretKeeper {
 	return SecretKeeper{
 		InScope: func(ns *corev1.Namespace, _ Account) bool { return ns.Labels[mesh.InjectionLabel] == "enabled" },
-		Basis:   func() Basis { return Basis{Roots: "roots 1"} },
+		Basis:   func(mesh.ServiceAccount) Basis { return Basis{Roots: "roots 1"} },
 		Check:   checkLine,
 		Make: func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
 			renew := now.Add(45 * 24 * time.Hour)

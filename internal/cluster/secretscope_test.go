@@ -66,7 +66,7 @@ func TestSecretsAgain(t *testing.T) {
 		var basis atomic.Pointer[Basis]
 		basis.Store(&Basis{Roots: "roots 1"})
 		again := make(chan struct{})
-		k.Basis, k.Again = func() Basis { return *basis.Load() }, again
+		k.Basis, k.Again = func(mesh.ServiceAccount) Basis { return *basis.Load() }, again
 		read := reads(api)
 		stop := run(t, api.KeepSecrets(k))
 		lapse(time.Second)
@@ -84,6 +84,42 @@ func TestSecretsAgain(t *testing.T) {
 		if third := readSecret(t, api); third.ResourceVersion == first.ResourceVersion || read.Load() != 3 {
 			t.Errorf("other roots: version %s, %d reads", third.ResourceVersion, read.Load())
 		}
+		stop()
+	})
+}
+
+// An account that is barred loses its Secret at once, gets no other however often it is
+// looked at, and gets one again as soon as it is barred no more.
+func TestSecretsBarred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := shop(t)
+		k := keeper(t)
+		k.Log = nil
+		made := 0
+		mk := k.Make
+		k.Make = func(a mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) { made++; return mk(a, now) }
+		var barred atomic.Bool
+		again := make(chan struct{})
+		k.Basis = func(mesh.ServiceAccount) Basis { return Basis{Roots: "roots 1", Barred: barred.Load()} }
+		k.Again = again
+		stop := run(t, api.KeepSecrets(k))
+		lapse(time.Second)
+		readSecret(t, api)
+		barred.Store(true)
+		again <- struct{}{}
+		lapse(time.Second)
+		_, err := api.Client.CoreV1().Secrets("shop").Get(t.Context(), "istio.cart", metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			t.Fatalf("a second later: %v", err)
+		}
+		lapse(time.Hour)
+		if made != 1 {
+			t.Errorf("made %d Secrets, want the first alone", made)
+		}
+		barred.Store(false)
+		again <- struct{}{}
+		lapse(time.Second)
+		readSecret(t, api)
 		stop()
 	})
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // secretsGoal is what keeping the Secrets of all accounts may take, in MiB.
@@ -175,10 +176,7 @@ func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) error {
 	return api.KeepSecrets(cluster.SecretKeeper{
 		InScope: func(*corev1.Namespace, cluster.Account) bool { return true },
 		Check:   authority.CheckSecret, Make: authority.NewSecret,
-		Basis: func() cluster.Basis {
-			roots, chain := authority.Basis()
-			return cluster.Basis{Roots: roots, Chain: chain}
-		},
+		Basis: func(account mesh.ServiceAccount) cluster.Basis { return cluster.Basis(authority.Basis(account)) },
 		Again: again, Rate: unlimited, ScrubRate: unlimited,
 		Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})(ctx)
