@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 		return refused(RuleCertificateKind, errors.New("certificates prove nobody here"))
 	}
 	// The handshake has verified it, but that may be half an hour and a root ago.
-	if err := verifyClient(s.authority.ClientRoots(), chain, now); err != nil {
+	if err := s.authority.verifyClient(chain, now); err != nil {
 		return refused(RuleCertificateRoot, err)
 	}
 	id, err := onlyID(leaf)
@@ -119,17 +120,24 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 	return caller, nil
 }
 
-// verifyClient verifies a chain, leaf first. What lies between may be of an issuer
-// before this one.
-func verifyClient(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) error {
+// verifyClient verifies a chain, leaf first. What signed the leaf has to be what signs
+// now or did before: the roots may vouch for CAs of others, too, whose word is not ours.
+func (a *Authority) verifyClient(chain []*x509.Certificate, now time.Time) error {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	verified, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: a.ClientRoots(), Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	by := a.current.Load()
+	if !slices.ContainsFunc(verified, func(c []*x509.Certificate) bool { return len(c) > 1 && by.signs(c[1]) }) {
+		return errors.New("was signed by another CA below a root in use")
+	}
+	return nil
 }
 
 // onlyID returns the one URI of a certificate. What else it names carries no weight.

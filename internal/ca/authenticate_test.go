@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	securityapi "istio.io/api/security/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -291,6 +292,42 @@ func TestRenewalByCertificateRefuses(t *testing.T) {
 	if _, err := obtain(t, shown(t.Context(), "", leaf(names{id: id, origin: encoded(t, good)})...), blind); err == nil {
 		t.Error("renewed though nobody knows what runs")
 	}
+}
+
+// A root may have signed for others: what hangs from it, but was not signed here, renews
+// nothing, whoever it names. What the CA signed before its intermediate was renewed does.
+func TestCertificateOfAnotherCA(t *testing.T) {
+	now := time.Now()
+	birth := now.Add(-300 * 24 * time.Hour)
+	root := first(NewRoot(RootOptions{}, birth))
+	ours := intermediate(t, root, nil, birth)
+	start := func(secret *corev1.Secret) *Authority {
+		a, err := Start(Material{Root: root, Intermediate: secret}, Options{}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	a, sibling := start(ours), start(intermediate(t, root, nil, now))
+	direct, err := Open(root, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := names{id: mustID(t, sleepID), origin: encoded(t, leafOrigin{byToken, sleep.UID, "p1", now})}
+	var kept book
+	a.options.Recorder = &kept
+	service := NewService(a, asSleep, ServiceOptions{Workloads: &running{pods: []mesh.Pod{sleepPod}}})
+	_, err = obtain(t, shown(t.Context(), "", signLeaf(t, sibling, n, now).chain...), service)
+	expectRefusal(t, err, codes.Unauthenticated, "request authenticate failure")
+	kept.expectRefusal(t, err, RuleCertificateRoot)
+	mustObtain(t, shown(t.Context(), "", signLeaf(t, direct, n, now).chain...), service) // before there was an intermediate
+	old := signLeaf(t, a, n, now)
+	mustObtain(t, shown(t.Context(), "", old.chain...), service)
+	renewed := intermediate(t, root, ours, now)
+	if changed, err := a.Replace(Material{Root: root, Intermediate: renewed}, now); err != nil || !changed {
+		t.Fatalf("Replace = %t, %v", changed, err)
+	}
+	mustObtain(t, shown(t.Context(), "", old.chain...), service)
 }
 
 // Agents on virtual machines have tokens that are bound to no pod: for the accounts that

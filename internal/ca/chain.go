@@ -56,6 +56,11 @@ func (i *issuer) join(path []*x509.Certificate) error {
 	return nil
 }
 
+// signs reports whether a CA is the one that signs leaves, or was before.
+func (i *issuer) signs(ca *x509.Certificate) bool {
+	return ca.Equal(i.cert) || i.origin.root != nil && ca.Equal(i.origin.root.cert) || slices.ContainsFunc(i.earlier, ca.Equal)
+}
+
 // signedBy checks the signature of one CA certificate by another. The key comes
 // first: a huge one would take long to verify with.
 func signedBy(child, parent *x509.Certificate) error {
