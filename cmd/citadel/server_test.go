@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	securityapi "istio.io/api/security/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -104,5 +105,23 @@ func TestServerLimits(t *testing.T) {
 	}
 	if err := call(strings.Repeat("x", 40<<10), ""); err == nil || asked != 1 {
 		t.Errorf("large header: %v", err)
+	}
+}
+
+// Others may own the Secret of the serving certificate beside the account, and come last;
+// the leader leaves them there, so that a server which minded them would never be ready.
+func TestServingCertificateOfManyOwners(t *testing.T) {
+	authority, _ := newAuthority(t)
+	own, err := authority.NewSecret(mesh.ServiceAccount{
+		Namespace: mesh.SystemNamespace, Name: mesh.ServerAccount(mesh.CitadelService), UID: "1",
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.OwnerReferences = append(own.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: "2"})
+	serving := new(serve.Certificate)
+	setServing(serving, authority, slog.New(slog.DiscardHandler))(own)
+	if err := serving.Ready(); err != nil {
+		t.Error(err)
 	}
 }
