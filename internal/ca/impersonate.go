@@ -39,7 +39,7 @@ func (s *Service) impersonated(ctx context.Context, caller Caller, other string)
 	refused := func(rule Rule, err error) *refusal {
 		return &refusal{
 			codes.Unauthenticated, rule, "request impersonation authentication failure",
-			fmt.Errorf("metadata: %s: %w", impersonationKey, err),
+			fmt.Errorf("metadata: %s: %w; asked for %.200q", impersonationKey, err, other),
 		}
 	}
 	switch {
@@ -59,11 +59,11 @@ func (s *Service) impersonated(ctx context.Context, caller Caller, other string)
 	}
 	pod, err := s.options.Workloads.OnNode(ctx, caller.Node, id.Namespace(), id.Account())
 	if err != nil {
-		err = fmt.Errorf("metadata: %s: %s: %w", impersonationKey, id, err)
-		return subject{}, unanswered(ctx, err, refused(RuleImpersonatedNode, err))
+		no := refused(RuleImpersonatedNode, err)
+		return subject{}, unanswered(ctx, no.cause, no)
 	}
 	if a := pod.Account; !pod.Live || pod.UID == "" || pod.Node != caller.Node || a.Namespace != id.Namespace() || a.Name != id.Account() {
-		return subject{}, refused(RuleImpersonatedNode, fmt.Errorf("%s: pod %s is not a live one of it on node %s", id, pod.Name, caller.Node))
+		return subject{}, refused(RuleImpersonatedNode, fmt.Errorf("pod %s is not a live one of it on node %s", pod.Name, caller.Node))
 	}
 	return subject{
 		id:     id,

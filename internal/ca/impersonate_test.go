@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"time"
@@ -157,5 +158,18 @@ func TestNodeProxyNamesThePodInItsCSR(t *testing.T) {
 		if codeOf(err) != want {
 			t.Errorf("%s: %v, want %s", uri, err, want)
 		}
+	}
+}
+
+// Whoever asks for what is not theirs is found in the record by who they are.
+func TestRefusedImpersonatorIsOnRecord(t *testing.T) {
+	var kept book
+	a, _ := open(t, time.Now(), Options{Recorder: &kept})
+	service := trusting(a, asSleep, node())
+	if _, err := impersonate(t, bearing(t, token), service, httpbinID); codeOf(err) != codes.Unauthenticated {
+		t.Fatal(err)
+	}
+	if e := kept.only(t); e.ID != sleepID || !strings.Contains(e.Reason, httpbinID) {
+		t.Errorf("recorded %+v, want who asked, and for whom", e)
 	}
 }

@@ -166,6 +166,9 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 	at = s.metrics.phases.observe(phaseAuthenticate, at)
 	c.caller, c.proven = caller, true
 	c.entry.How, c.entry.Pod = string(caller.How), caller.PodUID
+	if own, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name); err == nil {
+		c.entry.ID = own.String() // of a refusal: who asked, though it may have been for another
+	}
 	who, r := s.subject(ctx, caller, in.metadata)
 	if r != nil {
 		return nil, r
