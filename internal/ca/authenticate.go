@@ -84,7 +84,7 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 	if s.options.Workloads == nil {
 		return refused(RuleCertificateKind, errors.New("certificates prove nobody here"))
 	}
-	// The handshake has verified it, but that may be half an hour and a root ago.
+	// The server's handshake has verified it, but that may be half an hour and a root ago.
 	if err := s.authority.verifyClient(chain, now); err != nil {
 		return refused(RuleCertificateRoot, err)
 	}
@@ -159,14 +159,15 @@ func heldUntil(ctx context.Context, id identity.ID) time.Time {
 	return time.Time{}
 }
 
-// peerCertificates returns the chain that the client's handshake proved, leaf first.
+// peerCertificates returns the chain with which the client came, leaf first. Its
+// handshake has proven that it holds the leaf's key, and no more.
 func peerCertificates(ctx context.Context) []*x509.Certificate {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return nil
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
+	if !ok {
 		return nil
 	}
 	return info.State.PeerCertificates

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -72,15 +73,58 @@ func (c *Certificate) TLS(protocols ...string) *tls.Config {
 // roots of the day that it began.
 func (c *Certificate) TLSWithClients(roots func() *x509.CertPool, protocols ...string) *tls.Config {
 	config := c.TLS(protocols...)
-	config.ClientAuth = tls.VerifyClientCertIfGiven
+	// Package tls would verify whatever chain a stranger puts together before anybody could
+	// look at it: a hundred huge keys, at a second of a processor's time.
+	config.ClientAuth = tls.RequestClientCert
 	config.SessionTicketsDisabled = true
 	perHandshake := config.Clone()
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		now := perHandshake.Clone()
-		now.ClientCAs = roots()
+		now.ClientCAs = roots() // told to clients, who come without a certificate if theirs is of no such root
+		now.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error {
+			if len(chain) == 0 {
+				return nil
+			}
+			return verifyClient(chain, now.ClientCAs)
+		}
 		return now, nil
 	}
-	// Never used, as each handshake has its own; nil would mean the system's roots.
-	config.ClientCAs = x509.NewCertPool()
+	// Never used, as each handshake has its own; without it, nobody would be verified.
+	config.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("handshake without roots") }
 	return config
+}
+
+// The longest chain that is looked at, and the largest RSA keys in it.
+const (
+	maxClientChain = 8
+	maxClientRSA   = 4096
+)
+
+// verifyClient verifies the certificates of a client, in DER and leaf first.
+func verifyClient(chain [][]byte, roots *x509.CertPool) error {
+	if len(chain) > maxClientChain {
+		return fmt.Errorf("client certificate: chain of %d, at most %d", len(chain), maxClientChain)
+	}
+	var leaf *x509.Certificate
+	between := x509.NewCertPool()
+	for n, der := range chain {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("client certificate: %w", err)
+		}
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && (key.N.BitLen() > maxClientRSA || key.E > 65537) {
+			return errors.New("client certificate: chain with an RSA key that is too large")
+		}
+		if n == 0 {
+			leaf = cert
+		} else {
+			between.AddCert(cert)
+		}
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return fmt.Errorf("client certificate: %w", err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -11,6 +12,8 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -34,6 +37,7 @@ func sign(t *testing.T, by *signed) signed {
 	}
 	if by == nil {
 		template.IsCA, template.BasicConstraintsValid = true, true
+		template.Subject.CommonName = rand.Text()
 		by = &signed{template, key}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
@@ -120,8 +124,9 @@ func TestTLSWithClients(t *testing.T) {
 	mine := client(sign(t, &old).pair())
 	for range 2 {
 		state, err := handshake(t, server, mine)
-		if err != nil || len(state.VerifiedChains) != 1 || state.DidResume || state.NegotiatedProtocol != "h2" {
-			t.Errorf("a good certificate: %v, %d chains, resumed is %t, %q", err, len(state.VerifiedChains), state.DidResume, state.NegotiatedProtocol)
+		if err != nil || len(state.PeerCertificates) != 1 || state.DidResume || state.NegotiatedProtocol != "h2" {
+			t.Errorf("a good certificate: %v, %d of them, resumed is %t, %q",
+				err, len(state.PeerCertificates), state.DidResume, state.NegotiatedProtocol)
 		}
 	}
 	if state, err := handshake(t, server, client()); err != nil || len(state.PeerCertificates) != 0 {
@@ -130,11 +135,61 @@ func TestTLSWithClients(t *testing.T) {
 	if _, err := handshake(t, server, client(sign(t, &young).pair())); err == nil {
 		t.Error("a stranger's certificate was accepted")
 	}
+	// A client that heeds which roots the server names comes without, and may have a token.
+	heeding := &tls.Config{ServerName: "server", RootCAs: trust, Certificates: []tls.Certificate{sign(t, &young).pair()}}
+	if state, err := handshake(t, server, heeding); err != nil || len(state.PeerCertificates) != 0 {
+		t.Errorf("a certificate that the server would not take: %v, %d certificates", err, len(state.PeerCertificates))
+	}
 	roots = young
 	if _, err := handshake(t, server, mine); err == nil {
 		t.Error("a certificate of a root that was retired was accepted")
 	}
-	if state, err := handshake(t, server, client(sign(t, &young).pair())); err != nil || len(state.VerifiedChains) != 1 {
+	if state, err := handshake(t, server, client(sign(t, &young).pair())); err != nil || len(state.PeerCertificates) != 1 {
 		t.Errorf("a certificate of the new root: %v", err)
+	}
+}
+
+// A chain that would be dear to verify is not verified: whoever can connect could send it.
+func TestClientChainsThatAreDear(t *testing.T) {
+	root := sign(t, nil)
+	roots := x509.NewCertPool()
+	roots.AddCert(root.cert)
+	leaf := sign(t, &root)
+	// withKey is a CA's certificate over an RSA key, which nobody needs to have.
+	withKey := func(bits uint, exponent int) []byte {
+		n := new(big.Int).SetBit(big.NewInt(1), int(bits)-1, 1)
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+			SerialNumber: big.NewInt(1), BasicConstraintsValid: true, IsCA: true,
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		}, root.cert, &rsa.PublicKey{N: n, E: exponent}, root.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	for name, c := range map[string]struct {
+		chain [][]byte
+		want  string
+	}{
+		"one":                   {[][]byte{leaf.cert.Raw}, ""},
+		"others besides":        {[][]byte{leaf.cert.Raw, root.cert.Raw, withKey(2048, 65537), withKey(4096, 3)}, ""},
+		"as many as may be":     {append([][]byte{leaf.cert.Raw}, slices.Repeat([][]byte{root.cert.Raw}, 7)...), ""},
+		"one more":              {append([][]byte{leaf.cert.Raw}, slices.Repeat([][]byte{root.cert.Raw}, 8)...), "chain of 9, at most 8"},
+		"a huge key":            {[][]byte{leaf.cert.Raw, withKey(8192, 65537)}, "too large"},
+		"a huge exponent":       {[][]byte{leaf.cert.Raw, withKey(2048, 1<<31-1)}, "too large"},
+		"a huge key of its own": {[][]byte{withKey(8192, 65537)}, "too large"},
+		"no certificate":        {[][]byte{{1, 2, 3}}, "malformed"},
+	} {
+		err := verifyClient(c.chain, roots)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	dear := leaf.pair()
+	dear.Certificate = append(dear.Certificate, withKey(8192, 1<<31-1))
+	server := leaf.serving(t).TLSWithClients(func() *x509.CertPool { return roots })
+	if _, err := handshake(t, server, &tls.Config{ServerName: "server", RootCAs: roots, Certificates: []tls.Certificate{dear}}); err == nil ||
+		!strings.Contains(err.Error(), "too large") {
+		t.Errorf("handshake: %v", err)
 	}
 }
