@@ -10,8 +10,9 @@
 // replaced as one value; what it is made from is [Material]: a root of our own with an
 // intermediate below it, or a CA that the operator plugs in. Its certify is the one way to
 // a certificate, for callers and Secrets alike, and there the revoked are stopped and the
-// record is written. [Service] proves callers, decides for whom they may ask, speaks Istio's
-// two CSR protocols and maps errors to what a client may know.
+// record is written. [Service] proves callers, by tokens or by certificates that were made
+// here, decides for whom they may ask, speaks Istio's two CSR protocols and maps errors to
+// what a client may know. [Gate] says whose turn it is, and [Revocations] who gets nothing.
 //
 // The package refuses to copy names, usages or extensions from a CSR, to let a
 // certificate outlive its issuer, to sign for weak or huge keys, to hand out what is not
@@ -20,7 +21,9 @@
 // decides about Secrets and ConfigMaps are plain values for others to apply.
 //
 // Start reading at [Authority], then request.go, issuer.go, core.go, service.go and what it
-// calls: authenticate.go, impersonate.go, refusal.go. rule.go names every rule.
+// calls: authenticate.go with origin.go, impersonate.go, gate.go, refusal.go. rule.go names
+// every rule. What signs comes from material.go, and what it reads: root.go, intermediate.go,
+// plugged.go. What the leader writes is in secret.go and scope.go.
 package ca
 
 import (

@@ -100,7 +100,10 @@ func decodeRevocations(text []byte) (all []Revocation, err error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(inJSON))
 	d.DisallowUnknownFields()
-	return all, d.Decode(&all)
+	if err := d.Decode(&all); err != nil {
+		return nil, err
+	}
+	return all, nil
 }
 
 // AddRevocation returns the ConfigMap's data with one more revocation, instead of the

@@ -1,5 +1,5 @@
 // Package cluster is Garrison's only door to the Kubernetes API server: leader
-// election, whom tokens prove, watches, the loops that keep Secrets, ConfigMaps and the
+// election, whom tokens prove, which pods and accounts live, watches, the loops that keep Secrets, ConfigMaps and the
 // webhooks' caBundle as they should be, and those that look whether injection does
 // what it should. What should be is said by functions that the caller hands in; this
 // package reads, compares and writes.
@@ -10,8 +10,9 @@
 // UID) or names only the fields that are Garrison's. Objects in a watch's cache
 // are never changed.
 //
-// Start reading at [Connect]; loop.go is the loop that all keepers share. The
-// functions need these verbs and no others:
+// Start reading at [Connect]; loop.go is the loop that all keepers share, decision.go what
+// that of Secrets decides. Tokens begin in tokenlocal.go, which asks jwks.go for keys,
+// workloads.go for who lives, and token.go where it cannot tell itself. The functions need these verbs and no others:
 //
 //	Lead            leases (coordination.k8s.io): create; get, update by name
 //	CreateOrRead    secrets: create; get by name
