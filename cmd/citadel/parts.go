@@ -53,7 +53,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 			"issuance log": p.record.Ready,
 			"tokens":       tokens.Ready,
 			"revocations":  revocations.Ready,
-		}, Notes: keys.notices}.Run,
+		}, Notes: func() []string { return append(keys.notices(), revocations.Notices()...) }}.Run,
 		"issuance log": p.record.Run,
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
 		"token keys":   tokens.Run,

@@ -164,6 +164,7 @@ var errRevoked = errors.New("revoked")
 // [Revocations.Set] nothing is issued. A nil *Revocations revokes nothing.
 type Revocations struct {
 	current atomic.Pointer[revoked]
+	spoilt  atomic.Pointer[string] // why what was found last is not in use; nil where it is
 }
 
 // revoked never changes.
@@ -176,6 +177,12 @@ type revoked struct {
 // Set takes the ConfigMap's content from now on, or none for nil, and reports how many
 // revocations there are. On error those before stay in use.
 func (r *Revocations) Set(configMap *corev1.ConfigMap) (n int, err error) {
+	defer func() {
+		if r.spoilt.Store(nil); err != nil {
+			text := err.Error()
+			r.spoilt.Store(&text)
+		}
+	}()
 	var all []Revocation
 	if configMap != nil {
 		if len(configMap.BinaryData) > 0 {
@@ -227,6 +234,18 @@ func (r *Revocations) basis(account mesh.ServiceAccount) (of string, barred bool
 func (r *Revocations) Ready() error {
 	if r != nil && r.current.Load() == nil {
 		return errRevocations
+	}
+	return nil
+}
+
+// Notices are what a human must do: whoever was added to a ConfigMap that is spoilt is not
+// revoked.
+func (r *Revocations) Notices() []string {
+	if r == nil {
+		return nil
+	}
+	if why := r.spoilt.Load(); why != nil {
+		return []string{"revocations: config map " + mesh.RevocationsConfigMap + " is not in use: " + *why}
 	}
 	return nil
 }
