@@ -80,8 +80,9 @@ func (c *Certificate) TLSWithClients(roots func() *x509.CertPool, protocols ...s
 	perHandshake := config.Clone()
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		now := perHandshake.Clone()
-		now.ClientCAs = roots() // told to clients, who come without a certificate if theirs is of no such root
-		now.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error {
+		// Clients are told, and come without a certificate if theirs is of no such root.
+		now.ClientCAs = roots()
+		now.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error { //nolint:gosec // no session is resumed
 			if len(chain) == 0 {
 				return nil
 			}
