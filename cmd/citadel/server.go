@@ -60,6 +60,11 @@ func authenticator(tokens *cluster.LocalTokens) ca.Authenticator {
 	}
 }
 
+// streamWorkers is how many goroutines stand by to serve calls; further ones begin when
+// all of them wait for their turn to sign. A call takes 32 KiB of stack, so it is about
+// 2 MiB.
+const streamWorkers = 64
+
 // newServer limits what a stranger may cost before a token was seen: the largest
 // request is a token and a CSR of 16 KiB each.
 func newServer(door *serve.Door, serving *serve.Certificate, authority *ca.Authority, service *ca.Service) *grpc.Server {
@@ -67,7 +72,8 @@ func newServer(door *serve.Door, serving *serve.Certificate, authority *ca.Autho
 		grpc.MaxRecvMsgSize(64<<10),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.MaxConcurrentStreams(100),
-		grpc.ReadBufferSize(4<<10), // of each connection, most of which carry one request
+		grpc.NumStreamWorkers(streamWorkers), // whose stacks have grown, where each call would grow its own
+		grpc.ReadBufferSize(4<<10),           // of each connection, most of which carry one request
 		grpc.WriteBufferSize(4<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

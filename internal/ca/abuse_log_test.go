@@ -22,7 +22,8 @@ func abuseLog(t *testing.T) {
 	var kept book
 	registry := prometheus.NewRegistry()
 	a, _ := open(t, time.Now(), Options{Recorder: &kept})
-	service := NewService(a, asSleep, ServiceOptions{Log: slog.New(slog.NewTextHandler(&out, nil)), Metrics: NewMetrics(registry, a)})
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	service := NewService(a, asSleep, ServiceOptions{Log: log, Metrics: NewMetrics(registry, a)})
 	mustObtain(t, bearing(t, token), service)
 	_, _ = obtain(t, bearing(t, "secret\nlevel=INFO msg=issued"), service)
 	for _, text := range []string{

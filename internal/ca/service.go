@@ -149,8 +149,8 @@ func (s *Service) answer(ctx context.Context, in asked) (cert *issued, err error
 	if cert.short {
 		s.metrics.shortened.Inc()
 	}
-	if s.options.Log.Enabled(ctx, slog.LevelInfo) {
-		c.log(s).InfoContext(ctx, "issued",
+	if s.options.Log.Enabled(ctx, slog.LevelDebug) { // the record says it, too, and more
+		c.log(s).DebugContext(ctx, "issued",
 			"id", c.entry.ID, "serial", cert.leaf.SerialNumber.Text(16), "expires", cert.leaf.NotAfter)
 	}
 	return cert, nil

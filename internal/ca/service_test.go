@@ -135,7 +135,8 @@ func expectChain(t testing.TB, chain []string, id string, now time.Time) *x509.C
 func TestCreateCertificate(t *testing.T) {
 	a, _ := open(t, time.Now(), Options{})
 	var log bytes.Buffer
-	conn := dial(t, a, NewService(a, asSleep, ServiceOptions{Log: slog.New(slog.NewJSONHandler(&log, nil))}), "istio-citadel")
+	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	conn := dial(t, a, NewService(a, asSleep, ServiceOptions{Log: logger}), "istio-citadel")
 	client := securityapi.NewIstioCertificateServiceClient(conn)
 	key := ecdsaKey(t, elliptic.P256())
 	out, err := client.CreateCertificate(withToken(t.Context(), "Basic x", "Bearer "+token), &securityapi.IstioCertificateRequest{
@@ -160,7 +161,7 @@ func TestCreateCertificate(t *testing.T) {
 	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
 		t.Fatalf("log %q: %v", log.String(), err)
 	}
-	if line.Msg != "issued" || line.Level != "INFO" || line.ID != sleepID || line.Pod != "sleep-1" ||
+	if line.Msg != "issued" || line.Level != "DEBUG" || line.ID != sleepID || line.Pod != "sleep-1" ||
 		line.Serial != leaf.SerialNumber.Text(16) || line.Expires != leaf.NotAfter.Format(time.RFC3339) {
 		t.Errorf("logged %s", log.String())
 	}
