@@ -28,8 +28,8 @@ func caRevoke(env Env) *cobra.Command {
 number in hex, from the next request on. It writes the ConfigMap garrison-revocations,
 which every replica follows.
 
-An identity that is revoked gets no certificate by any means, and its Secret is renewed
-no more. With --before, only what was proven before then counts no more: pods come with
+An identity that is revoked gets no certificate by any means, and its Secret is deleted.
+With --before, only what was proven before then counts no more: pods come with
 a new token and are issued again, while a certificate that somebody took away with its key cannot be
 renewed. A certificate that is revoked cannot renew itself; its pod's token still can.
 
