@@ -42,7 +42,7 @@ func (a *Authority) certify(o order, now time.Time) (*issued, error) {
 	}
 	at := o.phases.observe(phaseSign, o.began)
 	entry := o.entry
-	entry.Time, entry.Event = now, eventIssued
+	entry.Time, entry.Event = now, ledger.Issued
 	entry.ID, entry.DNS = o.names.id.String(), o.names.dns
 	entry.Serial, entry.NotAfter = cert.leaf.SerialNumber.Text(16), cert.leaf.NotAfter
 	entry.Leaf, entry.Key, entry.Issuer = digest(cert.leaf.Raw), digest(cert.leaf.RawSubjectPublicKeyInfo), digest(by.cert.Raw)
@@ -52,12 +52,6 @@ func (a *Authority) certify(o order, now time.Time) (*issued, error) {
 	o.phases.observe(phaseRecord, at)
 	return cert, nil
 }
-
-// Values of ledger.Entry.Event.
-const (
-	eventIssued  = "issued"
-	eventRefused = "refused"
-)
 
 func (a *Authority) record(e ledger.Entry) error {
 	if a.options.Recorder == nil {

@@ -84,7 +84,7 @@ func errorInfo(t testing.TB, err error) *errdetails.ErrorInfo {
 func (b *book) expectRefusal(t testing.TB, err error, rule Rule) {
 	t.Helper()
 	e := b.only(t)
-	if e.Event != eventRefused || e.Code != status.Code(err).String() || e.Rule != string(rule) || e.Reason == "" || e.Time.IsZero() {
+	if e.Event != ledger.Refused || e.Code != status.Code(err).String() || e.Rule != string(rule) || e.Reason == "" || e.Time.IsZero() {
 		t.Errorf("recorded %+v, want rule %s", e, rule)
 	}
 	number := requestSuffix.FindStringSubmatch(status.Convert(err).Message())

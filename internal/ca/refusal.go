@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -126,7 +127,7 @@ func (s *Service) note(ctx context.Context, c *call, r *refusal) {
 	}
 	c.log(s).Log(ctx, level, "refused", "code", r.code.String(), "rule", string(r.rule), "err", words)
 	e := c.entry
-	e.Time, e.Event = time.Now(), eventRefused
+	e.Time, e.Event = time.Now(), ledger.Refused
 	e.Code, e.Rule, e.Reason = r.code.String(), string(r.rule), words
 	if err := s.authority.record(e); err != nil && r.rule != RuleRecord {
 		s.options.Log.ErrorContext(ctx, "refusal is not in the record", "request", e.Request, "err", err)

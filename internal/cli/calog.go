@@ -177,7 +177,7 @@ standard error, and the entries are listed that fit their own hash.`,
 	f.StringVar(&leaf, "leaf", "", "file with the certificate (PEM), or its SHA-256")
 	f.StringVar(&q.Pod, "pod-uid", "", "UID of the pod that asked")
 	f.StringVar(&q.Request, "request", "", "id of the request, as the client was told")
-	f.StringVar(&q.Event, "event", "", "issued, refused or revoked")
+	f.StringVar(&q.Event, "event", "", "issued or refused")
 	f.StringVar(&since, "since", "", "time in RFC 3339, or how long ago: 90m")
 	f.StringVar(&until, "until", "", "likewise; entries before it")
 	f.StringVarP(&format, "output", "o", "", "json or yaml: a list of entries, with fields that stay")

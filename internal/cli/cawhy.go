@@ -109,7 +109,7 @@ func remedy(rule, code string) string {
 		{"impersonation", "only node proxies may ask for others: see which accounts Citadel is set to trust"},
 		{"impersonation-id", "see that the node proxy has the trust domain that Citadel has"},
 		{"impersonation-pod", "nothing, if the pod has ended; else see that it runs on the node of the proxy that asked"},
-		{"revoked", "somebody revoked it: garrison ca log search --event revoked says when"},
+		{"revoked", "somebody revoked it: the ConfigMap garrison-revocations says when, and why"},
 		{"busy", "nothing: the client comes back. If it lasts, give Citadel more CPU or replicas"},
 		{"signer", "the client asks for a signer (CertSigner) that Citadel does not have; remove the setting"},
 		{"csr-key", "let the client make a key of P-256, P-384 or RSA of 2048 to 4096 bits"},

@@ -24,7 +24,6 @@ import (
 const (
 	Issued  = "issued"
 	Refused = "refused"
-	Revoked = "revoked"
 
 	opened     = "opened"     // the first line of each run, and of each file
 	resumed    = "resumed"    // the first line after some could not be written
