@@ -21,10 +21,14 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	securityapi "istio.io/api/security/v1alpha1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // Pods that are created in a second, by podClients that share the work.
@@ -151,15 +155,43 @@ func podCreator(ts *testscript.TestScript, namespace string) func() error {
 	}
 }
 
-// neverRuns is a pod for a token to name.
-const neverRuns = `
-apiVersion: v1
-kind: Pod
-metadata: {name: asker, labels: {sidecar.istio.io/inject: "false"}}
-spec:
-  schedulingGates: [{name: garrison.io/never}]
-  containers: [{name: c, image: none}]
-`
+// callers is how many pods the certificates are for: each asks less than once a second,
+// as no pod may ask much oftener.
+const callers = 200
+
+// callerTokens makes pods that never run, and returns for each a token that names it.
+func callerTokens(ts *testscript.TestScript, namespace string) (tokens []string) {
+	config, err := clientcmd.BuildConfigFromFlags("", ts.Getenv("KUBECONFIG"))
+	ts.Check(err)
+	config.QPS = -1 // no limit of its own
+	client, err := kubernetes.NewForConfig(config)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for i := range callers {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("asker-%d", i), Labels: map[string]string{mesh.InjectLabel: "false"}},
+			Spec: corev1.PodSpec{
+				SchedulingGates: []corev1.PodSchedulingGate{{Name: "garrison.io/never"}},
+				Containers:      []corev1.Container{{Name: "c", Image: "none"}},
+			},
+		}
+		found, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			found, err = client.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		}
+		ts.Check(err)
+		answer, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "default", &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{
+				Audiences:      []string{mesh.TokenAudience},
+				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: found.Name, UID: found.UID},
+			},
+		}, metav1.CreateOptions{})
+		ts.Check(err)
+		tokens = append(tokens, answer.Status.Token)
+	}
+	return tokens
+}
 
 func certificateAsker(ts *testscript.TestScript, namespace string) func() error {
 	root := kubectl(ts, "-n", "istio-system", "get", "configmap", "istio-ca-root-cert", "-o", `jsonpath={.data.root-cert\.pem}`)
@@ -167,10 +199,8 @@ func certificateAsker(ts *testscript.TestScript, namespace string) func() error 
 	if !pool.AppendCertsFromPEM([]byte(root)) {
 		ts.Fatalf("istio-ca-root-cert holds no certificate")
 	}
-	_, err := run(ts, []byte(neverRuns), "kubectl", "-n", namespace, "apply", "-f", "-")
-	ts.Check(err)
-	token := strings.TrimSpace(kubectl(ts, "-n", namespace, "create", "token", "default", "--audience=istio-ca",
-		"--bound-object-kind", "Pod", "--bound-object-name", "asker"))
+	tokens := callerTokens(ts, namespace)
+	var asked atomic.Uint64
 	addr := kubectl(ts, "-n", "istio-system", "get", "service", "istio-citadel", "-o", "jsonpath={.spec.clusterIP}") + ":8060"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
@@ -188,7 +218,7 @@ func certificateAsker(ts *testscript.TestScript, namespace string) func() error 
 			return err
 		}
 		defer conn.Close()
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+tokens[asked.Add(1)%callers])
 		answer, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx,
 			&securityapi.IstioCertificateRequest{Csr: csr, ValidityDuration: 3600})
 		if err != nil {
