@@ -240,12 +240,12 @@ func proveThemselves(t *testing.T, window time.Duration) {
 	pods.version.Store(100)
 	accounts.version.Store(100)
 	w.sources = map[string]source{podObjects: pods.source(), accountObjects: accounts.source()}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- w.Run(ctx) }() // waited for below
 	if err := w.Ready(); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("before the first list: %v", err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }() // waited for below
 	time.Sleep(time.Second)
 	worst := time.Duration(0)
 	for range 600 {
