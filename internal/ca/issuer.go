@@ -3,18 +3,20 @@ package ca
 import (
 	"bytes"
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/hex"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"math/big"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/cloudflare/cfssl/config"
-	cferrors "github.com/cloudflare/cfssl/errors"
 	cflog "github.com/cloudflare/cfssl/log"
 	"github.com/cloudflare/cfssl/signer"
 	"github.com/cloudflare/cfssl/signer/local"
@@ -46,6 +48,7 @@ type issuer struct {
 	cert      *x509.Certificate
 	key       crypto.Signer
 	policy    *config.Signing
+	signer    *local.Signer       // reads CSRs
 	chain     []*x509.Certificate // from cert up to, but without, the root; empty where cert is one
 	roots     []*x509.Certificate
 	anchors   []*x509.Certificate // those of the roots that the chain hangs from
@@ -89,7 +92,12 @@ func newIssuer(path []*x509.Certificate, key crypto.Signer, roots []*x509.Certif
 		return nil, errors.New("signing certificate: is not that of a CA")
 	}
 	silenceSigner()
-	i := &issuer{cert: cert, key: key, policy: policy(), roots: roots, bundle: encodeCertificates(roots)}
+	rules := policy()
+	s, err := local.NewSigner(key, cert, signer.DefaultSigAlgo(key), rules)
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	i := &issuer{cert: cert, key: key, policy: rules, signer: s, roots: roots, bundle: encodeCertificates(roots)}
 	if err := i.join(path); err != nil {
 		return nil, err
 	}
@@ -107,26 +115,19 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 	if err != nil {
 		return nil, err
 	}
+	template, err := i.template(n, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := signer.FillTemplate(template, i.policy.Default, i.profileOf(r.key), notBefore, notAfter); err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
 	key := &witness{key: i.key}
-	s, err := local.NewSigner(key, i.cert, signer.DefaultSigAlgo(key), i.policy)
+	der, err := x509.CreateCertificate(rand.Reader, template, i.cert, template.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
-	text, err := s.Sign(signer.SignRequest{
-		Request:    r.pem,
-		Hosts:      append([]string{n.id.String()}, n.dns...),
-		Profile:    profileOf(r.key),
-		NotBefore:  notBefore,
-		NotAfter:   notAfter,
-		Extensions: n.extensions(),
-	})
-	if err != nil {
-		if e, ok := errors.AsType[*cferrors.Error](err); ok && e.ErrorCode/1000 == int(cferrors.CSRError)/1000 {
-			return nil, errPossession
-		}
-		return nil, fmt.Errorf("signer: %w", err)
-	}
-	leaf, err := i.inspect(text, n, r.key)
+	leaf, err := i.inspect(der, n, r.key)
 	if err != nil {
 		return nil, fmt.Errorf("signed certificate: %w", err)
 	}
@@ -136,11 +137,41 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 	if !leaf.NotBefore.Equal(notBefore) || !leaf.NotAfter.Equal(notAfter) {
 		return nil, fmt.Errorf("signed certificate: valid %v to %v, not %v to %v", leaf.NotBefore, leaf.NotAfter, notBefore, notAfter)
 	}
+	text := encodeCertificate(leaf)
 	chain := bytes.Clone(text)
 	for _, c := range i.between {
 		chain = append(chain, c...)
 	}
 	return &issued{leaf: leaf, pem: text, chain: chain, between: i.between, bundle: i.bundle, short: notAfter.Sub(now) < ttl-time.Second}, nil
+}
+
+// template is what a certificate says but for what the profile adds. cfssl reads the
+// CSR and has possession of the key proven; of all that it read only the key is taken.
+// Its own Sign goes on from there to the same, but guesses of what kind each name is, and
+// encodes and parses the result once more for a database that we do not have.
+func (i *issuer) template(n names, r Request) (*x509.Certificate, error) {
+	profile := i.profileOf(r.key)
+	csr, err := signer.ParseCertificateRequest(i.signer, profile, r.der)
+	if err != nil {
+		return nil, errPossession
+	}
+	extensions := n.extensions()
+	for _, e := range extensions {
+		if !profile.ExtensionWhitelist[e.Id.String()] {
+			return nil, fmt.Errorf("extension %s: is not in the profile", e.Id)
+		}
+	}
+	uri, err := url.Parse(n.id.String())
+	if err != nil {
+		return nil, err
+	}
+	var serial [20]byte // as many as RFC 5280 allows
+	rand.Read(serial[:])
+	serial[0] &= 0x7f // positive
+	return &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serial[:]), PublicKey: csr.PublicKey, PublicKeyAlgorithm: csr.PublicKeyAlgorithm,
+		URIs: []*url.URL{uri}, DNSNames: n.dns, ExtraExtensions: extensions,
+	}, nil
 }
 
 // lifetime returns the validity of a certificate that is to live for ttl.
@@ -172,12 +203,8 @@ func (i *issuer) usable(now time.Time, ttl time.Duration) error {
 
 // inspect parses what the signer made and compares everything but dates and
 // signature with what was wanted, so that one mistake must be made twice to get out.
-func (i *issuer) inspect(text []byte, n names, key crypto.PublicKey) (*x509.Certificate, error) {
-	block, err := onlyBlock(text)
-	if err != nil {
-		return nil, fmt.Errorf("PEM: %w", err)
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
+func (i *issuer) inspect(der []byte, n names, key crypto.PublicKey) (*x509.Certificate, error) {
+	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, err
 	}
@@ -199,12 +226,12 @@ func (i *issuer) inspect(text []byte, n names, key crypto.PublicKey) (*x509.Cert
 	return leaf, nil
 }
 
-// extensions are what cfssl is to put into a certificate besides the profile's.
-func (n names) extensions() []signer.Extension {
+// extensions are what goes into a certificate besides the profile's.
+func (n names) extensions() []pkix.Extension {
 	if n.origin == nil {
 		return nil
 	}
-	return []signer.Extension{{ID: config.OID(originOID()), Value: hex.EncodeToString(n.origin)}}
+	return []pkix.Extension{{Id: originOID(), Value: n.origin}}
 }
 
 // check compares the names in a certificate with n: the same, in the same order,
@@ -278,22 +305,21 @@ func usageOf(key crypto.PublicKey) x509.KeyUsage {
 
 const rsaProfile = "rsa"
 
-func profileOf(key crypto.PublicKey) string {
+func (i *issuer) profileOf(key crypto.PublicKey) *config.SigningProfile {
 	if _, ok := key.(*rsa.PublicKey); ok {
-		return rsaProfile
+		return i.policy.Profiles[rsaProfile]
 	}
-	return "" // the default one
+	return i.policy.Default
 }
 
-// policy tells cfssl what to sign: of the CSR the key and nothing else, and no
-// extension of anybody's but our own. Without a whitelist it would copy everything. The expiry is demanded but never used, as
-// every request brings its dates.
+// policy tells cfssl what certificates are for, and which extensions besides: none of
+// anybody's but our own. The expiry is demanded but never used, as every certificate
+// brings its dates.
 func policy() *config.Signing {
 	profile := func(usages string) *config.SigningProfile {
 		return &config.SigningProfile{
 			Usage:              strings.Split(usages, ","),
 			Expiry:             DefaultTTL,
-			CSRWhitelist:       &config.CSRWhitelist{PublicKey: true, PublicKeyAlgorithm: true},
 			ExtensionWhitelist: map[string]bool{mesh.OriginOID: true},
 		}
 	}

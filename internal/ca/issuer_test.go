@@ -181,7 +181,7 @@ func TestInspectRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []byte(inPEM("CERTIFICATE", der))
+		return der
 	}
 	good := func(*x509.Certificate) {}
 	if _, err := i.inspect(sign(t, good, i.cert, caKey, key), n, key.Public()); err != nil {
@@ -226,10 +226,10 @@ func TestInspectRefuses(t *testing.T) {
 		_, err := i.inspect(sign(t, good, otherRoot.current.Load().cert, otherKey, key), n, key.Public())
 		wantError(t, err, "another issuer")
 	})
-	t.Run("two blocks", func(t *testing.T) {
-		text := sign(t, good, i.cert, caKey, key)
-		_, err := i.inspect(append(text, text...), n, key.Public())
-		wantError(t, err, "PEM: data after the first block")
+	t.Run("two certificates", func(t *testing.T) {
+		der := sign(t, good, i.cert, caKey, key)
+		_, err := i.inspect(append(der, der...), n, key.Public())
+		wantError(t, err, "trailing data")
 	})
 }
 

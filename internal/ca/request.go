@@ -19,7 +19,7 @@ const maxRequest = 16 << 10
 // public key is the only part of it that can get into a certificate. Whether its
 // sender has the private key is proven while it is signed, not before.
 type Request struct {
-	pem  string
+	der  []byte
 	key  crypto.PublicKey
 	uris []string // what the CSR claims to be, for checkNames
 }
@@ -56,7 +56,7 @@ func parseRequest(csr string) (Request, error) {
 	if err := checkAlgorithm(parsed.SignatureAlgorithm); err != nil {
 		return Request{}, breaks(RuleCSRAlgorithm, fmt.Errorf("signature: %w", err))
 	}
-	r := Request{pem: csr, key: parsed.PublicKey}
+	r := Request{der: block.Bytes, key: parsed.PublicKey}
 	for _, uri := range parsed.URIs {
 		r.uris = append(r.uris, uri.String())
 	}
