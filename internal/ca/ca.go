@@ -5,7 +5,7 @@
 // It is cut by trust. A [Request] is what remains of a stranger's CSR once its
 // size, syntax, key and names are acceptable. The issuer turns a request and a
 // proven identity into a certificate: it takes nothing of the CSR but the public
-// key, signs with cfssl, parses the result again and compares it field by field
+// key, fills in cfssl's profile, signs, parses the result again and compares it field by field
 // before anybody sees it. [Authority] holds the issuer in use and lets it be
 // replaced as one value; what it is made from is [Material]: a root of our own with an
 // intermediate below it, or a CA that the operator plugs in. Its certify is the one way to

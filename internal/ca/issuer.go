@@ -13,11 +13,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cloudflare/cfssl/config"
-	cflog "github.com/cloudflare/cfssl/log"
 	"github.com/cloudflare/cfssl/signer"
 	"github.com/cloudflare/cfssl/signer/local"
 
@@ -91,7 +89,6 @@ func newIssuer(path []*x509.Certificate, key crypto.Signer, roots []*x509.Certif
 	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, errors.New("signing certificate: is not that of a CA")
 	}
-	silenceSigner()
 	rules := policy()
 	s, err := local.NewSigner(key, cert, signer.DefaultSigAlgo(key), rules)
 	if err != nil {
@@ -328,7 +325,3 @@ func policy() *config.Signing {
 		Profiles: map[string]*config.SigningProfile{rsaProfile: profile("digital signature,key encipherment,server auth,client auth")},
 	}
 }
-
-// silenceSigner turns off cfssl's log, which is one for the process and writes a
-// line for each signature beside ours.
-var silenceSigner = sync.OnceFunc(func() { cflog.Level = cflog.LevelFatal + 1 })

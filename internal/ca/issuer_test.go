@@ -247,6 +247,16 @@ func TestSignerIsSilent(t *testing.T) {
 	}
 }
 
+func TestExtensionOutsideProfile(t *testing.T) {
+	a, _ := open(t, noon, Options{})
+	i := *a.current.Load()
+	i.policy = policy()
+	i.policy.Default.ExtensionWhitelist = nil
+	n, r := names{id: mustID(t, sleepID), origin: []byte{1}}, mustParse(t, csrFor(t))
+	_, err := i.issue(n, r, noon, time.Hour)
+	wantError(t, err, "extension "+mesh.OriginOID+": is not in the profile")
+}
+
 func TestOpenRefuses(t *testing.T) {
 	_, good := open(t, noon, Options{})
 	_, other := open(t, noon, Options{})
