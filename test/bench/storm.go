@@ -23,7 +23,7 @@ const (
 )
 
 const (
-	stormBound = 5 * time.Minute // after which a storm has failed
+	stormBound = 15 * time.Minute // after which a storm has failed
 	// One agent in stormRenewals holds a certificate of which stormLeft is left when the
 	// storm begins, and asks for the next in its midst.
 	stormRenewals = 50
