@@ -60,7 +60,7 @@ func (a *Authority) RootConfigMap(ns *corev1.Namespace) *corev1.ConfigMap {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: ns.Name,
 			Name:      mesh.RootConfigMap,
-			Labels:    map[string]string{mesh.ManagedByLabel: mesh.ManagedBy},
+			Labels:    map[string]string{mesh.ManagedByLabel: mesh.ManagedBy, mesh.ConfigLabel: "true"},
 		},
 		Data: map[string]string{mesh.RootKey: string(a.current.Load().bundle)},
 	}

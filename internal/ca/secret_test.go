@@ -458,7 +458,7 @@ func TestRootConfigMap(t *testing.T) {
 	want := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "kube-system", Name: "istio-ca-root-cert",
-			Labels: map[string]string{"app.kubernetes.io/managed-by": "garrison"},
+			Labels: map[string]string{"app.kubernetes.io/managed-by": "garrison", "istio.io/config": "true"},
 		},
 		Data: map[string]string{"root-cert.pem": string(a.Bundle())},
 	}

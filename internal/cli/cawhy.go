@@ -25,8 +25,8 @@ func caWhy(env Env) *cobra.Command {
 		Short: "Say why Citadel refused a request for a certificate",
 		Long: `Say which rule a request for a certificate broke, whose it was, and what to do about it.
 ID is what Citadel answered the client with, and logged: the id of the request.`,
-		Example: `  garrison ca why 6V4PZ3QGJ2MIHE5A
-  garrison ca why 6V4PZ3QGJ2MIHE5A -f citadel.log`,
+		Example: `  garrison ca why 4be0a5f1c26d7f3e
+  garrison ca why 4be0a5f1c26d7f3e -f citadel.log`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
 				return mistaken(c, errors.New("which request? Give its id"))

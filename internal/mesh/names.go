@@ -121,6 +121,10 @@ const (
 	ManagedBy      = "garrison"
 )
 
+// ConfigLabel is "true" on the root ConfigMaps, as Istio's controllers and their
+// cleaners look for it.
+const ConfigLabel = "istio.io/config"
+
 // Field managers of server-side apply: under these names the API server records
 // which fields Garrison owns.
 const (

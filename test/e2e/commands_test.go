@@ -25,6 +25,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"ready":      ready,
 	"eventually": eventually,
 	"sign":       sign,
+	"handle":     handle,
 	"leaf":       leaf,
 	"tamper":     tamper,
 	"forge":      forge,
@@ -133,33 +134,73 @@ func sign(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: [!] sign tokenfile|none csrfile")
 	}
+	proto := ts.Getenv("PROTO")
+	out, err := call{
+		method: "istio.v1.auth.IstioCertificateService/CreateCertificate",
+		flags:  []string{"-import-path", filepath.Dir(filepath.Dir(filepath.Dir(proto))), "-proto", "security/v1alpha1/ca.proto"},
+		token:  args[0],
+		body:   map[string]any{"csr": ts.ReadFile(args[1]), "validity_duration": 3600},
+	}.send(ts)
+	var answer struct{ CertChain []string }
+	if answered(ts, neg, err) {
+		ts.Check(json.Unmarshal([]byte(out), &answer))
+		fmt.Fprint(ts.Stdout(), strings.Join(answer.CertChain, ""))
+	}
+}
+
+// handle TOKENFILE|none CSRFILE asks as sign does, by the protocol of Istio 1.1 and the
+// .proto that we give to users. What that imports, the script has to bring.
+func handle(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] handle tokenfile|none csrfile")
+	}
+	out, err := call{
+		method: "istio.v1.auth.IstioCAService/HandleCSR",
+		flags:  []string{"-import-path", filepath.Dir(ts.Getenv("LEGACY_PROTO")), "-import-path", ts.Getenv("WORK"), "-proto", "csr.proto"},
+		token:  args[0],
+		body:   map[string]any{"csr_pem": []byte(ts.ReadFile(args[1])), "requested_ttl_minutes": 60},
+	}.send(ts)
+	var answer struct{ SignedCert, CertChain []byte }
+	if answered(ts, neg, err) {
+		ts.Check(json.Unmarshal([]byte(out), &answer))
+		fmt.Fprintf(ts.Stdout(), "%s%s", answer.SignedCert, answer.CertChain)
+	}
+}
+
+// call is a request to Citadel's CSR API.
+type call struct {
+	method string
+	flags  []string
+	token  string // a file, or "none"
+	body   map[string]any
+}
+
+func (c call) send(ts *testscript.TestScript) (string, error) {
 	root := kubectl(ts, "-n", "istio-system", "get", "configmap", "istio-ca-root-cert", "-o", `jsonpath={.data.root-cert\.pem}`)
 	rootFile := filepath.Join(ts.Getenv("WORK"), "citadel-root.pem")
 	ts.Check(os.WriteFile(rootFile, []byte(root), 0o600))
 	addr := kubectl(ts, "-n", "istio-system", "get", "service", "istio-citadel", "-o", "jsonpath={.spec.clusterIP}") + ":8060"
-	request, err := json.Marshal(map[string]any{"csr": ts.ReadFile(args[1]), "validity_duration": 3600})
+	body, err := json.Marshal(c.body)
 	ts.Check(err)
-	proto := ts.Getenv("PROTO")
-	grpcurl := []string{
-		"-cacert", rootFile, "-authority", "istio-citadel.istio-system.svc", "-max-time", "20",
-		"-import-path", filepath.Dir(filepath.Dir(filepath.Dir(proto))), "-proto", "security/v1alpha1/ca.proto", "-d", "@",
+	args := append([]string{"-cacert", rootFile, "-authority", "istio-citadel.istio-system.svc", "-max-time", "20", "-d", "@"}, c.flags...)
+	if c.token != "none" {
+		args = append(args, "-H", "authorization: Bearer "+strings.TrimSpace(ts.ReadFile(c.token)))
 	}
-	if args[0] != "none" {
-		grpcurl = append(grpcurl, "-H", "authorization: Bearer "+strings.TrimSpace(ts.ReadFile(args[0])))
+	return run(ts, body, "grpcurl", append(args, addr, c.method)...)
+}
+
+// answered reports whether a call that should have been answered was, or prints why not
+// where it should not.
+func answered(ts *testscript.TestScript, neg bool, err error) bool {
+	if !neg {
+		ts.Check(err)
+		return true
 	}
-	grpcurl = append(grpcurl, addr, "istio.v1.auth.IstioCertificateService/CreateCertificate")
-	out, err := run(ts, request, "grpcurl", grpcurl...)
-	if neg {
-		if err == nil {
-			ts.Fatalf("signed what should have been refused:\n%s", out)
-		}
-		fmt.Fprintln(ts.Stderr(), err)
-		return
+	if err == nil {
+		ts.Fatalf("signed what should have been refused")
 	}
-	ts.Check(err)
-	var answer struct{ CertChain []string }
-	ts.Check(json.Unmarshal([]byte(out), &answer))
-	fmt.Fprint(ts.Stdout(), strings.Join(answer.CertChain, ""))
+	fmt.Fprintln(ts.Stderr(), err)
+	return false
 }
 
 // leaf FROM TO writes the first certificate of a chain.

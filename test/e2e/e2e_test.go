@@ -59,6 +59,7 @@ func params(t *testing.T, dir string) testscript.Params {
 			env.Setenv("APPS", abs("testdata/apps"))
 			env.Setenv("REPO", abs("../.."))
 			env.Setenv("PROTO", os.Getenv("GARRISON_CSR_PROTO"))
+			env.Setenv("LEGACY_PROTO", os.Getenv("GARRISON_LEGACY_PROTO"))
 			return nil
 		},
 	}
