@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -10,9 +11,11 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	securityapi "istio.io/api/security/v1alpha1"
@@ -148,17 +151,18 @@ func TestCodesAndWhatIstioAgentMakesOfThem(t *testing.T) {
 	}
 }
 
+// known is what a client is known to send, and as whom it expects Citadel.
+type known struct {
+	vector
+	SNI     string
+	Seconds int64
+}
+
 // TestOtherClients sends what the clients of Istio 1.1 and ztunnel do, by what is known
 // of them.
 func TestOtherClients(t *testing.T) {
-	type known struct {
-		vector
-		SNI     string
-		Seconds int64
-	}
 	vectors := readVectors[known](t, "other-clients.json")
-	a, path := openBelow(t, time.Now())
-	workloads := &running{pods: []mesh.Pod{sleepPod}}
+	a, _ := openBelow(t, time.Now())
 
 	t.Run("node agent of 1.1", func(t *testing.T) {
 		v := vectors["node agent of 1.1"]
@@ -168,25 +172,12 @@ func TestOtherClients(t *testing.T) {
 	})
 
 	t.Run("VM agent of 1.1", func(t *testing.T) {
-		v := vectors["VM agent of 1.1"]
-		service := NewService(a, asSleep, ServiceOptions{Workloads: workloads})
-		own := mustObtain(t, bearing(t, token), service)
-		var out legacycsr.CsrResponse
-		v.replay(t, dial(t, a, service, v.SNI, own.pair()), &out)
-		if !out.IsApproved || out.Status != nil {
-			t.Errorf("approved is %t, status %v", out.IsApproved, out.Status)
-		}
-		if want := encodeCertificates(path[:2]); !bytes.Equal(out.CertChain, want) {
-			t.Errorf("chain %s\nwant what is between leaf and root", out.CertChain)
-		}
-		leaf := parseLeaf(t, string(out.SignedCert))
-		expectLeaf(t, leaf, string(a.Bundle()), sleepID, nil, time.Now(), path[:2]...)
-		expectLife(t, leaf, v.Seconds)
+		synctest.Test(t, func(t *testing.T) { virtualMachine(t, vectors["VM agent of 1.1"]) })
 	})
 
 	t.Run("ztunnel", func(t *testing.T) {
 		v := vectors["ztunnel"]
-		service := trusting(a, asZtunnel, workloads)
+		service := trusting(a, asZtunnel, node())
 		var out securityapi.IstioCertificateResponse
 		v.replay(t, dial(t, a, service, v.SNI), &out)
 		expectLife(t, expectChain(t, out.CertChain, sleepID, time.Now()), v.Seconds)
@@ -197,4 +188,67 @@ func TestOtherClients(t *testing.T) {
 			}
 		}
 	})
+}
+
+// virtualMachine is the agent of 1.1 on a virtual machine for two weeks. Somebody gets its
+// first certificate, by a token that is bound to no pod. The agent, which knows no tokens,
+// asks as soon as it starts, and again when half of the certificate's life is left; it
+// shows the certificate that it found at its start, each time.
+func virtualMachine(t *testing.T, v known) {
+	var kept book
+	a, path := openBelow(t, time.Now())
+	a.options.Recorder = &kept
+	service := NewService(a, asSleep, ServiceOptions{
+		Workloads:       &running{accounts: []mesh.ServiceAccount{sleep}},
+		PodlessAccounts: []mesh.ServiceAccount{{Namespace: sleep.Namespace, Name: sleep.Name}},
+	})
+	byToken := func() held {
+		key := ecdsaKey(t, elliptic.P256())
+		out, err := service.Legacy().HandleCSR(bearing(t, "podless"), &legacycsr.CsrRequest{
+			CsrPem: []byte(csr(t, key, x509.CertificateRequest{})), RequestedTtlMinutes: int32(v.Seconds / 60),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return held{append([]*x509.Certificate{parseLeaf(t, string(out.SignedCert))}, path[:2]...), key}
+	}
+	began := time.Now()
+	own := byToken()
+	time.Sleep(time.Hour)
+	renew := func() *x509.Certificate {
+		var out legacycsr.CsrResponse
+		v.replay(t, dial(t, a, service, v.SNI, own.pair()), &out)
+		if !out.IsApproved || out.Status != nil {
+			t.Errorf("approved is %t, status %v", out.IsApproved, out.Status)
+		}
+		if want := encodeCertificates(path[:2]); !bytes.Equal(out.CertChain, want) {
+			t.Errorf("chain %s\nwant what is between leaf and root", out.CertChain)
+		}
+		leaf := parseLeaf(t, string(out.SignedCert))
+		expectLeaf(t, leaf, string(a.Bundle()), sleepID, nil, time.Now(), path[:2]...)
+		expectLife(t, leaf, min(v.Seconds, int64(MaxRenewal/time.Second)))
+		return leaf
+	}
+	var leaf *x509.Certificate
+	renewals := 0
+	for time.Since(began) < MaxRenewal {
+		leaf = renew()
+		renewals++
+		time.Sleep(time.Until(leaf.NotAfter) - leaf.NotAfter.Sub(leaf.NotBefore)/2)
+	}
+	if renewals != 2 { // at its start, and half a week later
+		t.Errorf("%d renewals within the week", renewals)
+	}
+	// It has days left, to start the agent with a certificate by another token.
+	if left := time.Until(leaf.NotAfter); left < 3*24*time.Hour {
+		t.Errorf("ends in %v", left)
+	}
+	kept.entries = nil
+	_, err := obtain(t, shown(t.Context(), "", append([]*x509.Certificate{leaf}, path[:2]...)...), service)
+	expectRefusal(t, err, codes.Unauthenticated, "request authenticate failure")
+	kept.expectRefusal(t, err, RuleCertificateAge)
+	own = byToken()
+	leaf = renew()
+	time.Sleep(time.Until(leaf.NotAfter) - leaf.NotAfter.Sub(leaf.NotBefore)/2)
+	renew()
 }

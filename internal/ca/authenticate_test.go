@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
@@ -324,12 +325,26 @@ func TestCertificateOfAnotherCA(t *testing.T) {
 }
 
 // Agents on virtual machines have tokens that are bound to no pod: for the accounts that
-// the operator lists, and as long as the account is there.
+// the operator lists, for a life that lets them renew in time, and as long as the account is
+// there.
 func TestPodlessAccounts(t *testing.T) {
 	a, _ := open(t, time.Now(), Options{})
 	workloads := &running{accounts: []mesh.ServiceAccount{sleep}}
 	listed := []mesh.ServiceAccount{{Namespace: sleep.Namespace, Name: sleep.Name}}
 	service := NewService(a, asSleep, ServiceOptions{Workloads: workloads, PodlessAccounts: listed})
+	short := map[string]int64{token: 0, "podless": 1} // by a second, or not
+	for _, token := range []string{token, "podless"} {
+		out, err := service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{
+			Csr: csrFor(t), ValidityDuration: int64(MaxRenewal/time.Second) + 1,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expectLife(t, parseLeaf(t, out.CertChain[0]), int64(MaxRenewal/time.Second)+1-short[token])
+		if n := testutil.ToFloat64(service.metrics.shortened); n != float64(short[token]) {
+			t.Errorf("%v certificates counted that are shorter than was asked for", n)
+		}
+	}
 	h := mustObtain(t, bearing(t, "podless"), service)
 	h = mustObtain(t, shown(t.Context(), "", h.chain...), service)
 	for name, other := range map[string]*Service{

@@ -21,6 +21,7 @@ type order struct {
 	names   names
 	request Request
 	ttl     time.Duration
+	short   bool         // ttl is less than was asked for
 	proven  time.Time    // when a token proved the holder
 	serial  *big.Int     // of the certificate that is renewed by itself, else nil
 	entry   ledger.Entry // how it was asked for
@@ -40,6 +41,7 @@ func (a *Authority) certify(o order, now time.Time) (*issued, error) {
 	if err != nil {
 		return nil, err
 	}
+	cert.short = cert.short || o.short
 	at := o.phases.observe(phaseSign, o.began)
 	entry := o.entry
 	entry.Time, entry.Event = now, ledger.Issued

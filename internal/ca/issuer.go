@@ -65,7 +65,7 @@ type issued struct {
 	chain   []byte // pem, then the certificates between it and a root, each with its newline
 	between []string
 	bundle  []byte
-	short   bool // ends with the issuer, before it was to
+	short   bool // ends before it was to
 }
 
 // answer is the leaf, each certificate between it and a root, and all the roots as

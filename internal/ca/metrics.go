@@ -46,7 +46,7 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 		phases:    newPhases(r),
 		issued:    counter("success_cert_issuance_count", "Certificates issued on request."),
 		shortened: counter("shortened_cert_issuance_count",
-			"Certificates issued on request for less time than it asked for, because the signing certificate or a root ends."),
+			"Certificates issued on request for less time than it asked for, because the signing certificate or a root ends, or there is no pod."),
 		unsigned: f.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "citadel", Subsystem: "server", Name: "csr_sign_err_count",
 			Help: "Acceptable requests that were not signed, by reason.",

@@ -46,7 +46,7 @@ type ServiceOptions struct {
 	// that run on their own node. Accounts are compared without UID.
 	NodeAccounts []mesh.ServiceAccount
 	// PodlessAccounts may come with tokens that are bound to no pod, as agents on
-	// virtual machines do.
+	// virtual machines do. Their certificates live for [MaxRenewal] at most.
 	PodlessAccounts []mesh.ServiceAccount
 }
 
@@ -230,7 +230,13 @@ func (s *Service) order(who subject, in asked) (order, *refusal) {
 	if err != nil {
 		return refused(internal(err))
 	}
-	return order{names: names{id: who.id, origin: from}, request: request, ttl: ttl}, nil
+	o := order{names: names{id: who.id, origin: from}, request: request, ttl: ttl}
+	// Where there is no pod there is no token at hand either: half way through its life,
+	// when agents renew, the certificate has to be good for that still.
+	if who.origin.pod == "" && ttl > MaxRenewal {
+		o.ttl, o.short = MaxRenewal, true
+	}
+	return o, nil
 }
 
 // ttl turns the seconds that a request asks for into a lifetime. They are compared
