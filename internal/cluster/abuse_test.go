@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -65,25 +66,38 @@ func abuseNoPod(t *testing.T) {
 func abuseDeleted(t *testing.T) {
 	account, pod := cartAccount("a1"), cartPod(nil)
 	token := sign(t, ecKey(), byEC, cartClaims(time.Now()))
+	terminating := func(p *corev1.Pod) { p.DeletionTimestamp = new(metav1.Now()) }
 	for name, gone := range map[string]func(*Workloads) error{
-		"pod": func(w *Workloads) error { return w.pods.Delete(pod) },
+		"pod":                 func(w *Workloads) error { return w.pods.Delete(pod) },
+		"pod, which is to go": func(w *Workloads) error { return w.pods.Update(cartPod(terminating)) },
 		"pod, which has ended": func(w *Workloads) error {
 			return w.pods.Update(cartPod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }))
 		},
 		"account":                 func(w *Workloads) error { return w.accounts.Delete(account) },
 		"account, after a relist": func(w *Workloads) error { return w.accounts.Replace(nil, "11") },
 	} {
-		j := newJudge(t, VerifyAuto)
-		if _, err := j.Review(t.Context(), token); err != nil {
-			t.Fatal(err)
-		}
-		j.view, _ = viewOf(t, []apiruntime.Object{account, pod}, nil) // the storage has neither any more
-		j.workloads = j.view
-		if err := gone(j.view); err != nil {
-			t.Fatal(err)
-		}
-		if caller, err := j.Review(t.Context(), token); !errors.Is(err, ErrUnauthenticated) {
-			t.Errorf("%s: %+v, %v", name, caller, err)
+		// The API server itself says yes: of a pod that is to go for a minute more than it
+		// was given, and of one that has ended for as long as it is there.
+		for how, j := range map[string]*judge{
+			"local": newJudge(t, VerifyAuto), "review": newJudge(t, VerifyReview), "fallen back": newJudge(t, VerifyAuto),
+		} {
+			if how == "fallen back" {
+				j.api.err = errors.New("forbidden")
+			}
+			if _, err := j.Review(t.Context(), token); err != nil {
+				t.Fatal(err)
+			}
+			j.view, _ = viewOf(t, []apiruntime.Object{account, pod}, nil) // the storage has neither any more
+			j.workloads = j.view
+			if err := gone(j.view); err != nil {
+				t.Fatal(err)
+			}
+			if caller, err := j.Review(t.Context(), token); !errors.Is(err, ErrUnauthenticated) || caller != (TokenCaller{}) {
+				t.Errorf("%s, %s: %+v, %v", name, how, caller, err)
+			}
+			if n := j.reviews.Load(); (n == 0) != (how == "local") {
+				t.Errorf("%s, %s: %d reviews", name, how, n)
+			}
 		}
 	}
 	j := newJudge(t, VerifyLocal)

@@ -62,7 +62,8 @@ func (f reviewAPI) Create(ctx context.Context, _ *authenticationv1.TokenReview, 
 	return &authenticationv1.TokenReview{Status: authenticationv1.TokenReviewStatus{
 		Authenticated: true, Audiences: []string{"istio-ca"},
 		User: authenticationv1.UserInfo{
-			Username: "system:serviceaccount:shop:cart", UID: "u1", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:shop"},
+			Username: "system:serviceaccount:shop:cart", UID: "a1", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:shop"},
+			Extra: map[string]authenticationv1.ExtraValue{podNameExtra: {"cart-1"}, podUIDExtra: {"p1"}, nodeNameExtra: {"n1"}},
 		},
 	}}, nil
 }

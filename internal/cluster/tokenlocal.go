@@ -55,7 +55,7 @@ type LocalTokenOptions struct {
 // publishes, and that account and pod live is what [Workloads] knows. What cannot be
 // told so goes to the API server's own review: everything while the keys or the
 // watches are too old, tokens bound to Secrets or nodes, and tokens under another
-// issuer that the API server's key has signed.
+// issuer that the API server's key has signed. To its yes the watches may still say no.
 type LocalTokens struct {
 	audiences []string
 	mode      Verification
@@ -235,8 +235,28 @@ func (l *LocalTokens) Review(ctx context.Context, token string) (TokenCaller, er
 		}
 	}
 	caller, err := l.reviewer.Review(ctx, token)
+	if err == nil {
+		if err = l.outlived(ctx, caller); err != nil {
+			caller = TokenCaller{}
+		}
+	}
 	l.count(howReview, err)
 	return caller, err
+}
+
+// outlived returns why a caller whom the API server has named is nobody any more, by
+// the watches, or nil where these cannot tell. The API server itself takes tokens of
+// pods that have ended, and of those that are to go until a minute after they should
+// have gone.
+func (l *LocalTokens) outlived(ctx context.Context, c TokenCaller) error {
+	if l.workloads.Ready() != nil {
+		return nil
+	}
+	_, err := l.workloads.find(ctx, claim{key{Namespace: c.Namespace, Name: c.Account}, c.UID, c.PodName, c.PodUID})
+	if errors.Is(err, ErrUnauthenticated) {
+		return err
+	}
+	return nil
 }
 
 func (l *LocalTokens) count(how string, err error) {
