@@ -124,11 +124,14 @@ func TestIstioAgent(t *testing.T) {
 func TestCodesAndWhatIstioAgentMakesOfThem(t *testing.T) {
 	calls := readVectors[map[string]json.RawMessage](t, "istio-agent.json")["responses as the agent takes them"]
 	fault := errors.New("x")
+	a, _ := open(t, time.Now(), Options{})
+	_, nameless := NewService(a, asSleep, ServiceOptions{}).subject(t.Context(), Caller{Account: mesh.ServiceAccount{Namespace: "a/b", Name: "c"}}, nil)
 	for _, c := range []struct {
 		refusal *refusal
 		again   bool
 	}{
 		{unproven(RuleToken, fault), false},
+		{nameless, false},
 		{invalid(RuleCSR, fault), false},
 		{unissued(errPossession), false},
 		{unissued(breaks(RuleRevoked, fault)), false},

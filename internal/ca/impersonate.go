@@ -16,9 +16,7 @@ import (
 func (s *Service) subject(ctx context.Context, caller Caller, md *structpb.Struct) (subject, *refusal) {
 	id, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name)
 	if err != nil {
-		r := internal(err)
-		r.rule = RuleAccount
-		return subject{}, r
+		return subject{}, invalid(RuleAccount, fmt.Errorf("account: %w", err)) // it will be the same next time
 	}
 	other, asks := text(md, impersonationKey)
 	if !asks {

@@ -86,8 +86,8 @@ func NewService(a *Authority, auth Authenticator, o ServiceOptions) *Service {
 // CreateCertificate answers with the leaf, what lies between it and a root, and, as the
 // last element, all roots: Istio's clients take the last for the roots, however many
 // certificates it holds, and refuse an answer of one element. Agents send Canceled,
-// DeadlineExceeded, ResourceExhausted, Aborted, Internal and Unavailable again, and no
-// other codes.
+// DeadlineExceeded, ResourceExhausted, Aborted, Internal and Unavailable again, five times
+// in all, and no other codes.
 func (s *Service) CreateCertificate(
 	ctx context.Context, in *securityapi.IstioCertificateRequest,
 ) (*securityapi.IstioCertificateResponse, error) {

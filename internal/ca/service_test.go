@@ -199,8 +199,9 @@ func TestCreateCertificateRefuses(t *testing.T) {
 			codes.Unavailable, "authentication is not available", RuleUnavailable},
 		"token without a pod": {[]string{"Bearer podless"}, "", 0, nil,
 			codes.Unauthenticated, "token is bound to no pod", RuleTokenPod},
-		"review broken":      {[]string{"Bearer broken"}, "", 0, nil, codes.Internal, "internal error", RuleInternal},
-		"impossible account": {[]string{"Bearer odd"}, "", 0, nil, codes.Internal, "internal error", RuleAccount},
+		"review broken": {[]string{"Bearer broken"}, "", 0, nil, codes.Internal, "internal error", RuleInternal},
+		"impossible account": {[]string{"Bearer odd"}, "", 0, nil,
+			codes.InvalidArgument, `account: namespace "a/b": only lower case letters, digits, '-' and '.' are allowed`, RuleAccount},
 
 		"impersonation": {nil, "", 0, fields{"ImpersonatedIdentity": "spiffe://cluster.local/ns/default/sa/httpbin"},
 			codes.Unauthenticated, "request impersonation authentication failure", RuleImpersonator},
