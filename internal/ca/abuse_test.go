@@ -225,11 +225,16 @@ func abuseHuge(t *testing.T) {
 	both(t, strings.Repeat("x", maxRequest+1), codes.InvalidArgument, RuleCSR)
 	a, _ := open(t, time.Now(), Options{})
 	service := NewService(a, func(context.Context, string) (Caller, error) {
-		t.Error("a huge token is examined")
+		t.Error("the token is examined")
 		return Caller{}, ErrUnauthenticated
 	}, ServiceOptions{})
 	_, err := obtain(t, bearing(t, strings.Repeat("x", maxToken+1)), service)
 	expectRefusal(t, err, codes.InvalidArgument, "authorization: token of 16385 bytes, at most 16384")
+	huge := strings.Repeat("x", maxRequest+1)
+	_, err = service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{Csr: huge})
+	expectRefusal(t, err, codes.InvalidArgument, "csr: 16385 bytes, at most 16384")
+	_, err = service.Legacy().HandleCSR(bearing(t, token), &legacycsr.CsrRequest{CsrPem: []byte(huge)})
+	expectRefusal(t, err, codes.InvalidArgument, "csr: 16385 bytes, at most 16384")
 }
 
 func abuseHugeKeys(t *testing.T) {

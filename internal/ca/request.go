@@ -36,8 +36,8 @@ func ParseRequest(csr string) (Request, error) {
 }
 
 func parseRequest(csr string) (Request, error) {
-	if len(csr) > maxRequest {
-		return Request{}, fmt.Errorf("%d bytes, at most %d", len(csr), maxRequest)
+	if err := checkSize(csr); err != nil {
+		return Request{}, err
 	}
 	block, err := onlyBlock([]byte(csr))
 	if err != nil {
@@ -61,6 +61,13 @@ func parseRequest(csr string) (Request, error) {
 		r.uris = append(r.uris, uri.String())
 	}
 	return r, nil
+}
+
+func checkSize(csr string) error {
+	if len(csr) > maxRequest {
+		return fmt.Errorf("%d bytes, at most %d", len(csr), maxRequest)
+	}
+	return nil
 }
 
 // checkNames refuses a request that claims to be somebody else than who. A URI in

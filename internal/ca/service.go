@@ -159,6 +159,9 @@ func (s *Service) answer(ctx context.Context, in asked) (cert *issued, err error
 func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refusal) {
 	at := s.metrics.phases.start()
 	now := at
+	if err := checkSize(in.csr); err != nil { // as the token's, before anything is verified
+		return nil, invalid(RuleCSR, fmt.Errorf("csr: %w", err))
+	}
 	caller, r := s.authenticate(ctx, now)
 	if r != nil {
 		return nil, r
