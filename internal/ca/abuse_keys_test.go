@@ -60,7 +60,7 @@ func abuseLifetime(t *testing.T) {
 			}
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP citadel_server_shortened_cert_issuance_count Certificates issued on request for less time than it asked for, because the signing certificate or a root ends.
+# HELP citadel_server_shortened_cert_issuance_count Certificates issued on request for less time than it asked for, because the signing certificate or a root ends, or there is no pod.
 # TYPE citadel_server_shortened_cert_issuance_count counter
 citadel_server_shortened_cert_issuance_count 2
 `), "citadel_server_shortened_cert_issuance_count"); err != nil {

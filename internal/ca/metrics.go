@@ -93,8 +93,9 @@ func (m *Metrics) refuse(rule Rule) {
 		m.unsigned.WithLabelValues(notReadyError).Inc()
 	case RuleInternal, RuleAccount:
 		m.unsigned.WithLabelValues(signError).Inc()
-	case RuleBusy: // Istio has no limits, and no counter for them
-	default:
+	case RuleToken, RuleTokenSize, RuleTokenPod, RuleImpersonator, RuleImpersonated, RuleImpersonatedNode,
+		RuleCertificateRoot, RuleCertificateName, RuleCertificateKind, RuleCertificateAge, RuleCertificatePod:
 		m.unproven.Inc()
+	case RuleRevoked, RuleBusy, RuleUnavailable, RuleCanceled: // of which Istio counts none
 	}
 }

@@ -38,30 +38,55 @@ citadel_server_success_cert_issuance_count 1
 	}
 }
 
-// failures adds up all counters of requests that did not get a certificate, and
-// checks that the others agree.
-func failures(t *testing.T, g prometheus.Gatherer) (sum float64) {
+// Each refusal is counted by its rule, and at most once under a name of Istio's: as a
+// failure to authenticate what is one, and nothing else.
+func TestRefusalsAreCountedOnce(t *testing.T) {
+	const (
+		unproven  = "authentication_failure_count"
+		malformed = "csr_parsing_err_count"
+		misnamed  = "id_extraction_err_count"
+		unsigned  = "csr_sign_err_count"
+	)
+	where := map[Rule]string{
+		RuleToken: unproven, RuleTokenSize: unproven, RuleTokenPod: unproven, RuleCertificateRoot: unproven, RuleCertificateName: unproven,
+		RuleCertificateKind: unproven, RuleCertificateAge: unproven, RuleCertificatePod: unproven,
+		RuleImpersonator: unproven, RuleImpersonated: unproven, RuleImpersonatedNode: unproven,
+		RuleCSR: malformed, RuleCSRKey: malformed, RuleCSRAlgorithm: malformed, RuleCSRName: misnamed,
+		RuleAccount: unsigned, RuleSigner: unsigned, RuleCSRPossession: unsigned, RuleTTL: unsigned,
+		RuleIssuer: unsigned, RuleRecord: unsigned, RuleRevocations: unsigned, RuleInternal: unsigned,
+		RuleRevoked: "", RuleBusy: "", RuleUnavailable: "", RuleCanceled: "",
+	}
+	for _, name := range rulesInCode(t) {
+		if _, ok := where[Rule(name)]; !ok {
+			t.Errorf("%s: nobody says where it is counted", name)
+		}
+	}
+	a, _ := open(t, time.Now(), Options{})
+	for rule, want := range where {
+		registry := prometheus.NewRegistry()
+		NewMetrics(registry, a).refuse(rule)
+		if got := counted(t, registry); got["refusals_total"] != 1 {
+			t.Errorf("%s: %v", rule, got)
+		} else if delete(got, "refusals_total"); want == "" && len(got) > 0 || want != "" && (len(got) != 1 || got[want] != 1) {
+			t.Errorf("%s is counted as %v, want %q", rule, got, want)
+		}
+	}
+}
+
+// counted returns the counters of the service that are not zero, labels added up.
+func counted(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	sums := map[string]float64{}
 	for _, family := range families {
 		for _, m := range family.Metric {
-			switch name, value := family.GetName(), m.GetCounter().GetValue(); name {
-			case "citadel_server_csr_count":
-				if value != 1 {
-					t.Errorf("%s %v, want 1", name, value)
-				}
-			case "citadel_server_success_cert_issuance_count":
-				if value != 0 {
-					t.Errorf("%s %v, want 0", name, value)
-				}
-			case "citadel_server_authentication_failure_count", "citadel_server_csr_parsing_err_count",
-				"citadel_server_id_extraction_err_count", "citadel_server_csr_sign_err_count":
-				sum += value
+			if name, ok := strings.CutPrefix(family.GetName(), "citadel_server_"); ok && m.GetCounter().GetValue() > 0 {
+				sums[name] += m.GetCounter().GetValue()
 			}
 		}
 	}
-	return sum
+	return sums
 }

@@ -261,8 +261,8 @@ func TestCreateCertificateRefuses(t *testing.T) {
 			if strings.Contains(log.String(), token) {
 				t.Error("the log has the token")
 			}
-			if n := failures(t, registry); n != 1 && c.message != "internal error" {
-				t.Errorf("%v failures counted, want 1", n)
+			if n := counted(t, registry); n["csr_count"] != 1 || n["refusals_total"] != 1 || n["success_cert_issuance_count"] != 0 {
+				t.Errorf("counted %v", n)
 			}
 		})
 	}
