@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,12 +129,24 @@ func TestSPIFFE(t *testing.T) {
 					t.Errorf("%v, %v, want %s", got, err, id)
 				}
 			}
-			h := mustObtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{}))
-			key, err := encodePrivateKey(h.key)
-			if err != nil {
-				t.Fatal(err)
+			for id, service := range map[string]*Service{
+				sleepID: NewService(a, asSleep, ServiceOptions{}), httpbinID: trusting(a, asZtunnel, node()),
+			} {
+				private := ecdsaKey(t, elliptic.P256())
+				in := &securityapi.IstioCertificateRequest{Csr: csr(t, private, x509.CertificateRequest{})}
+				if id == httpbinID {
+					in.Metadata = fieldsOf(t, map[string]any{impersonationKey: id})
+				}
+				out, err := service.CreateCertificate(bearing(t, token), in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				key, err := encodePrivateKey(private)
+				if err != nil {
+					t.Fatal(err)
+				}
+				expect(id, []byte(strings.Join(out.CertChain[:len(out.CertChain)-1], "")), key)
 			}
-			expect(sleepID, encodeCertificates(h.chain), key)
 			secret := newSecret(t, a, sleep, now)
 			expect(sleepID, secret.Data[mesh.CertChain], secret.Data[mesh.CertKey])
 		})
