@@ -63,7 +63,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.SortFlags = false
 	f.StringVar(&s.listen, "listen", fmt.Sprintf(":%d", mesh.CSRPort), "address of the certificate service (gRPC over TLS)")
 	f.StringVar(&s.admin, "admin", fmt.Sprintf(":%d", mesh.MonitorPort), "address of health and metrics (plain HTTP)")
-	f.StringVar(&trustDomain, "trust-domain", identity.DefaultTrustDomain.String(), "first part of every SPIFFE ID")
+	f.StringVar(&trustDomain, "trust-domain", identity.DefaultTrustDomain.String(), "first part of every SPIFFE ID; has to be said for a plugged-in CA")
 	f.StringVar(&s.authority.ClusterDomain, "cluster-domain", mesh.DefaultClusterDomain, "DNS suffix of the cluster's Services")
 	f.StringSliceVar(&s.audiences, "token-audience", []string{mesh.TokenAudience},
 		"audiences, one of which service account tokens must be made for; never the API server's own")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/identity"
 )
 
 func file(t *testing.T, text string) string {
@@ -145,7 +146,26 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// A trust domain that stands in the manifests' file was chosen; the default was not.
+// The settings that are installed leave the trust domain to its default, which nobody
+// chose; with the line that they have for it, it was.
+func TestParseInstalledSettings(t *testing.T) {
+	installed, err := os.ReadFile("../../manifests/base/settings/citadel.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Replace(string(installed), "\n# trust-domain: ", "\ntrust-domain: ", 1)
+	for n, text := range []string{string(installed), line} {
+		s, err := parse([]string{"--config", file(t, text)}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if chosen := n == 1; s.keys.domainChosen != chosen || s.authority.TrustDomain != identity.DefaultTrustDomain {
+			t.Errorf("trust domain %s, chosen %t, want %t, of\n%s", s.authority.TrustDomain, s.keys.domainChosen, chosen, text)
+		}
+	}
+}
+
+// A trust domain that stands in the file was chosen; the default was not.
 func TestParseKeys(t *testing.T) {
 	s, err := parse(nil, io.Discard)
 	if err != nil {

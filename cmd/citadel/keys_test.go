@@ -88,11 +88,27 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	second.stop(t)
 	third.stop(t)
 
-	// A CA is plugged in: refused while its roots lack ours, taken when they have it.
+	// Another root is appended to a root-cert.pem that is empty, as Citadel 1.1 left it: ours
+	// stays one of the roots, also for whoever starts then.
 	theirs, err := ca.NewRoot(ca.RootOptions{TTL: 20 * 24 * time.Hour}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, further := range []string{string(theirs.Data[mesh.RootKey]), ""} {
+		patch(mesh.CASecret, fmt.Sprintf(`{"data":{"root-cert.pem":%q}}`, base64.StdEncoding.EncodeToString([]byte(further))))
+		eventually(t, "the roots that are published", func(context.Context) error {
+			if got := l.root(t); got != root+further {
+				return fmt.Errorf("%d bytes, want %d", len(got), len(root+further))
+			}
+			return nil
+		})
+		late := start(t, kubeconfig, "citadel-f")
+		late.expectReady(t)
+		certify(late)
+		late.stop(t)
+	}
+
+	// A CA is plugged in: refused while its roots lack ours, taken when they have it.
 	cacerts := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: mesh.PluggedSecret}, Data: map[string][]byte{
 		mesh.CACertKey: theirs.Data[mesh.CACertKey], mesh.CAKeyKey: theirs.Data[mesh.CAKeyKey],
 		mesh.CertChain: {}, mesh.RootKey: theirs.Data[mesh.RootKey],
@@ -100,9 +116,10 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	if cacerts, err = secrets.Create(t.Context(), cacerts, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	notes(first, "set --trust-domain")
+	notes(first, "set trust-domain")
 	first.stop(t)
-	expectNoStart(t, kubeconfig, "add that to root-cert.pem") // no workload knows it
+	expectNoStart(t, kubeconfig, "set trust-domain")
+	expectNoStart(t, kubeconfig, "add that to root-cert.pem", "--trust-domain=cluster.local") // no workload knows it
 	both := base64.StdEncoding.EncodeToString(append(theirs.Data[mesh.RootKey], root...))
 	patch(mesh.PluggedSecret, fmt.Sprintf(`{"data":{"root-cert.pem":%q}}`, both))
 	plugged := start(t, kubeconfig, "citadel-g", "--trust-domain=cluster.local")
@@ -125,7 +142,7 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	}
 	notes(plugged, "put secret cacerts back")
 	certifyBelow(t, plugged, string(theirs.Data[mesh.RootKey]), token)
-	expectNoStart(t, kubeconfig, "put secret cacerts back")
+	expectNoStart(t, kubeconfig, "put secret cacerts back", "--trust-domain=cluster.local")
 	if strings.Contains(plugged.stop(t), "PRIVATE KEY") {
 		t.Error("a key was logged")
 	}
@@ -144,14 +161,13 @@ func certifyBelow(t *testing.T, r replica, root, authorization string) []string 
 }
 
 // expectNoStart runs a replica that has to end with an error that says why.
-func expectNoStart(t *testing.T, kubeconfig, why string) {
+func expectNoStart(t *testing.T, kubeconfig, why string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	err := run(ctx, []string{
-		"--kubeconfig", kubeconfig, "--pod-name", "citadel-x", "--trust-domain=cluster.local",
-		"--listen", freeAddress(t), "--admin", freeAddress(t),
-	}, io.Discard, io.Discard)
+	err := run(ctx, append([]string{
+		"--kubeconfig", kubeconfig, "--pod-name", "citadel-x", "--listen", freeAddress(t), "--admin", freeAddress(t),
+	}, args...), io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("ended with %v, want an error about %q", err, why)
 	}

@@ -274,6 +274,7 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}()
 	cert, key := good.Data[mesh.CACertKey], good.Data[mesh.CAKeyKey]
+	below := rootOf(t, other).below(t, "below", nil)
 	garbled := bytes.Replace(cert, []byte("\n"), []byte("\n!"), 1)
 	for name, c := range map[string]struct {
 		data map[string][]byte
@@ -287,7 +288,9 @@ func TestOpenRefuses(t *testing.T) {
 		"garbled, then good": {map[string][]byte{mesh.CACertKey: append(garbled, cert...), mesh.CAKeyKey: key}, "ca-cert.pem: "},
 		"key as certificate": {map[string][]byte{mesh.CACertKey: key, mesh.CAKeyKey: key}, "something else than certificates"},
 		"leaf":               {leafSecret, "not that of a CA"},
-		"root of another":    {map[string][]byte{mesh.CACertKey: cert, mesh.CAKeyKey: key, mesh.RootKey: other.Data[mesh.RootKey]}, "none of them signed it"},
+		"root of another": {map[string][]byte{
+			mesh.CACertKey: encodeCertificate(below.cert), mesh.CAKeyKey: keyText(t, below.key), mesh.RootKey: cert,
+		}, "none of them signed it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			secret := good.DeepCopy()

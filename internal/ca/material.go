@@ -110,8 +110,9 @@ func (m Material) plugged(o Options, now time.Time) (*issuer, error) {
 			"a self-signed one takes its place only if --ca=self-signed says so", mesh.PluggedSecret)
 	}
 	if !m.DomainChosen {
-		return nil, fmt.Errorf("%s: a plugged-in CA wants a trust domain that was chosen: "+
-			"set --trust-domain, to %s if that is the one", m.Plugged.From, o.TrustDomain)
+		return nil, fmt.Errorf("%s: a plugged-in CA may sign for several trust domains, and nobody chose this mesh's: "+
+			"set trust-domain, to %s if that is the one, in manifests/base/settings/citadel.yaml and install again, or by --trust-domain; "+
+			"trustDomain of the injector has to be the same", m.Plugged.From, o.TrustDomain)
 	}
 	i, err := m.Plugged.issuer(o, now)
 	if err != nil {

@@ -243,7 +243,7 @@ func TestPluggedRefuses(t *testing.T) {
 		m := plug(plain)
 		m.DomainChosen = false
 		_, err := Start(m, Options{}, noon)
-		wantError(t, err, "set --trust-domain, to cluster.local if that is the one")
+		wantError(t, err, "set trust-domain, to cluster.local if that is the one, in manifests/base/settings/citadel.yaml")
 	})
 	t.Run("unreadable", func(t *testing.T) {
 		m := plug(plain)

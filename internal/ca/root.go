@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -136,8 +137,9 @@ type root struct {
 	roots []*x509.Certificate
 }
 
-// readRoot reads the CA Secret. Older ones leave root-cert.pem empty: then the
-// certificate is the only root.
+// readRoot reads the CA Secret. A certificate that signed itself is a root also where
+// root-cert.pem lacks it: Istio goes by the certificate alone, and Citadel 1.1 leaves
+// root-cert.pem empty, so that further roots may be all that is ever put there.
 func readRoot(secret *corev1.Secret) (*root, error) {
 	certs, err := parseCertificates(secret.Data[mesh.CACertKey])
 	if err != nil {
@@ -158,6 +160,9 @@ func readRoot(secret *corev1.Secret) (*root, error) {
 	if text := trimSpace(secret.Data[mesh.RootKey]); len(text) > 0 {
 		if r.roots, err = parseCertificates(text); err != nil {
 			return nil, fmt.Errorf("%s: %w", mesh.RootKey, err)
+		}
+		if !slices.ContainsFunc(r.roots, r.cert.Equal) && signedBy(r.cert, r.cert) == nil {
+			r.roots = append(certs, r.roots...)
 		}
 	}
 	return r, nil
