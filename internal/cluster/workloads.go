@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,11 +30,6 @@ const (
 	// MinWindow is the shortest window that API servers can prove: a watch has to live
 	// for longer than the two seconds before whose end they send a bookmark.
 	MinWindow = 12 * time.Second
-
-	// Live reads of what the watches do not know, in a second: those who cause them
-	// hold a good signature, but may be many.
-	liveQPS   = 20
-	liveBurst = 40
 )
 
 // WorkloadsOptions are the settings of [Workloads]. Zero values mean defaults.
@@ -48,7 +42,7 @@ type WorkloadsOptions struct {
 // Workloads is which pods and service accounts live, as watches show it. What the
 // watches say holds only while they can prove to be no older than the window; what
 // they do not know, and everything while they are older, is read live, a bounded
-// number of times in a second. So a pod or an account that was deleted is alive here
+// number of times in a second, and what is gone not again for some. So a pod or an account that was deleted is alive here
 // for no longer than the window, whatever happens to the watches.
 type Workloads struct {
 	window         time.Duration
@@ -57,6 +51,7 @@ type Workloads struct {
 	pods, accounts mirror
 	sources        map[string]source // by what they are called, as are mirrors
 	lookups        flowcontrol.RateLimiter
+	gone           *gone
 	read           prometheus.Counter
 }
 
@@ -77,6 +72,7 @@ func (a *API) WatchWorkloads(o WorkloadsOptions) *Workloads {
 		pods:     mirror{byUID: map[string]*resident{}, byNode: map[string]map[string]*resident{}},
 		accounts: mirror{byUID: map[string]*resident{}, byName: map[key]*resident{}},
 		lookups:  flowcontrol.NewTokenBucketRateLimiter(liveQPS, liveBurst),
+		gone:     newGone(),
 	}
 	pods := a.reviews.CoreV1().Pods(metav1.NamespaceAll)
 	accounts := a.metadata.Resource(corev1.SchemeGroupVersion.WithResource(accountObjects))
@@ -244,7 +240,7 @@ func (w *Workloads) find(ctx context.Context, c claim) (mesh.Pod, error) {
 	pod, outdated := w.pods.pod(c.podUID), w.Ready()
 	switch {
 	case c.podName != "" && (outdated != nil || pod == nil):
-		if pod, err = w.readPod(ctx, key{Namespace: c.account.Namespace, Name: c.podName}); err != nil {
+		if pod, err = w.readPod(ctx, key{Namespace: c.account.Namespace, Name: c.podName}, c.podUID); err != nil {
 			return mesh.Pod{}, err
 		}
 	case outdated != nil:
@@ -268,7 +264,7 @@ func (w *Workloads) findAccount(ctx context.Context, c claim) (*resident, error)
 	account := w.accounts.account(c.account)
 	if w.Ready() != nil || account == nil || c.accountUID != "" && account.uid != c.accountUID { // it may be newer than the view
 		var err error
-		if account, err = w.readAccount(ctx, c.account); err != nil {
+		if account, err = w.readAccount(ctx, c.account, c.accountUID); err != nil {
 			return nil, err
 		}
 	}
@@ -309,62 +305,4 @@ func meshPod(pod, account *resident) mesh.Pod {
 		Name: pod.name, UID: pod.uid, Node: pod.node, Live: pod.live,
 		Account: mesh.ServiceAccount{Namespace: pod.namespace, Name: pod.account, UID: account.uid},
 	}
-}
-
-func (w *Workloads) readAccount(ctx context.Context, k key) (*resident, error) {
-	return live(ctx, w, func(ctx context.Context) (*resident, error) {
-		found, err := w.client.CoreV1().ServiceAccounts(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("service account %s: %w", k, err)
-		}
-		return residentOf(found)
-	})
-}
-
-func (w *Workloads) readPod(ctx context.Context, k key) (*resident, error) {
-	return live(ctx, w, func(ctx context.Context) (*resident, error) {
-		found, err := w.client.CoreV1().Pods(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("pod %s: %w", k, err)
-		}
-		return residentOf(found)
-	})
-}
-
-func (w *Workloads) readOnNode(ctx context.Context, node string, account key) ([]*resident, error) {
-	return live(ctx, w, func(ctx context.Context) ([]*resident, error) {
-		found, err := w.client.CoreV1().Pods(account.Namespace).List(ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
-		})
-		if err != nil {
-			return nil, fmt.Errorf("pods on node %s: %w", node, err)
-		}
-		there := mirror{byUID: map[string]*resident{}, byNode: map[string]map[string]*resident{}}
-		for i := range found.Items {
-			if err := there.Add(&found.Items[i]); err != nil {
-				return nil, err
-			}
-		}
-		return there.onNode(node, account), nil
-	})
-}
-
-// live reads what the view cannot tell. What does not exist is no error, and any
-// other failure is [ErrUnavailable].
-func live[T any](ctx context.Context, w *Workloads, read func(context.Context) (T, error)) (T, error) {
-	var none T
-	if !w.lookups.TryAccept() {
-		return none, fmt.Errorf("%w: too many pods and service accounts that the watch does not know", ErrUnavailable)
-	}
-	w.read.Inc()
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	found, err := read(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return none, nil
-	case err != nil:
-		return none, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return found, nil
 }
