@@ -39,8 +39,9 @@ type ServiceOptions struct {
 	Log     *slog.Logger // nothing is logged
 	Metrics *Metrics     // nothing can read them
 
-	Gate      gate      // gives turns, as [*Gate] does; everybody comes at once
-	Workloads Workloads // nobody is proven by certificate, and nobody asks for another
+	Gate       gate       // gives turns, as [*Gate] does; everybody comes at once
+	Workloads  Workloads  // nobody is proven by certificate, and nobody asks for another
+	StillAlive StillAlive // whoever had to wait is not looked at again
 
 	// NodeAccounts are those of node proxies, which may ask for the identities of pods
 	// that run on their own node. Accounts are compared without UID.
@@ -167,6 +168,7 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 		return nil, r
 	}
 	at = s.metrics.phases.observe(phaseAuthenticate, at)
+	proven := at
 	c.caller, c.proven = caller, true
 	c.entry.How, c.entry.Pod = string(caller.How), caller.PodUID
 	if own, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name); err == nil {
@@ -184,6 +186,9 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 		}
 		defer leave()
 		at = s.metrics.phases.observe(phaseQueue, at)
+		if r := s.standing(ctx, caller, who, proven); r != nil {
+			return nil, r
+		}
 	}
 	o, r := s.order(who, in)
 	if r != nil {

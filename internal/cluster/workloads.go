@@ -30,6 +30,9 @@ const (
 	// MinWindow is the shortest window that API servers can prove: a watch has to live
 	// for longer than the two seconds before whose end they send a bookmark.
 	MinWindow = 12 * time.Second
+
+	// justOver is how long who was seen alive counts for that without another look.
+	justOver = 100 * time.Millisecond
 )
 
 // WorkloadsOptions are the settings of [Workloads]. Zero values mean defaults.
@@ -127,6 +130,13 @@ func (w *Workloads) register(r prometheus.Registerer) {
 		Help: "Pods and service accounts that were read live, because the view did not know them or was too old."})
 }
 
+// elapsed is the time between two moments, by the clock that went further. The monotonic
+// one stands still while a machine is suspended, and what it was told before is older
+// than that clock says; the one on the wall may be set back.
+func elapsed(from, to time.Time) time.Duration {
+	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
+}
+
 // unproven is the age of a mirror that has proven nothing yet.
 const unproven = time.Duration(math.MaxInt64)
 
@@ -136,7 +146,7 @@ func age(m *mirror) time.Duration {
 	if at.IsZero() {
 		return unproven
 	}
-	return time.Since(at)
+	return elapsed(at, time.Now())
 }
 
 // Ready reports why the watches may not be believed now. It takes no time.
@@ -221,6 +231,43 @@ func (w *Workloads) keepComparing(ctx context.Context, name string, s source) {
 func (w *Workloads) Alive(ctx context.Context, namespace, account, accountUID, podUID, podName string) error {
 	_, err := w.find(ctx, claim{key{Namespace: namespace, Name: account}, accountUID, podName, podUID})
 	return err
+}
+
+// StillAlive reports whether an account and a pod, empty for none, that lived at the
+// moment since do so yet, by the watches alone: nil, or [ErrUnauthenticated], or
+// [ErrUnavailable] while the watches are older than the window, unless the moment is
+// just over. It takes no time. What the watches do not show may be newer than they are,
+// if they are older than since; that is nil.
+func (w *Workloads) StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error {
+	if err := w.Ready(); err != nil {
+		if elapsed(since, time.Now()) <= justOver {
+			return nil
+		}
+		return err
+	}
+	k := key{Namespace: account.Namespace, Name: account.Name}
+	// Asked before the mirrors are, which may be younger by then.
+	showsAccounts, showsPods := !w.accounts.proof.proven().Before(since), !w.pods.proof.proven().Before(since)
+	switch is := w.accounts.account(k); {
+	case is == nil || is.uid != account.UID:
+		if showsAccounts {
+			return fmt.Errorf("%w: service account %s exists no more", ErrUnauthenticated, k)
+		}
+	case !is.live:
+		return fmt.Errorf("%w: service account %s is being deleted", ErrUnauthenticated, k)
+	}
+	if podUID == "" {
+		return nil
+	}
+	switch pod := w.pods.pod(podUID); {
+	case pod == nil:
+		if showsPods {
+			return fmt.Errorf("%w: the pod exists no more", ErrUnauthenticated)
+		}
+	case !pod.live:
+		return fmt.Errorf("%w: pod %s/%s has ended or is terminating", ErrUnauthenticated, pod.namespace, pod.name)
+	}
+	return nil
 }
 
 // claim is an account, and a pod that is said to run as it.

@@ -140,6 +140,55 @@ func TestOnNode(t *testing.T) {
 	}
 }
 
+// Whoever lived a moment ago is looked for again in the watches alone, which count for
+// as much as they can know.
+func TestStillAlive(t *testing.T) {
+	type objects = []apiruntime.Object
+	account, pod := cartAccount("a1"), cartPod(nil)
+	const before, after = -time.Second, time.Second // the view is as of then
+	going := cartAccount("a1")
+	going.DeletionTimestamp = &metav1.Time{}
+	for name, c := range map[string]struct {
+		shown objects
+		since time.Duration // from when the view is of
+		want  error
+	}{
+		"both live":                   {objects{account, pod}, before, nil},
+		"both live, view before":      {objects{account, pod}, after, nil},
+		"pod gone":                    {objects{account}, before, ErrUnauthenticated},
+		"pod newer than the view":     {objects{account}, after, nil},
+		"account gone":                {objects{pod}, before, ErrUnauthenticated},
+		"account newer than the view": {objects{pod}, after, nil},
+		"account made anew":           {objects{cartAccount("a2"), pod}, before, ErrUnauthenticated},
+		"account made anew, not seen": {objects{cartAccount("a0"), pod}, after, nil},
+		"account going":               {objects{going, pod}, after, ErrUnauthenticated},
+		"pod terminating": {objects{account, cartPod(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })}, after,
+			ErrUnauthenticated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, reads := viewOf(t, c.shown, objects{account, pod})
+				still := func(pod string) error {
+					return w.StillAlive(mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, pod, w.pods.proof.proven().Add(c.since))
+				}
+				if err := still("p1"); !errors.Is(err, c.want) || reads.Load() > 0 {
+					t.Errorf("%v after %d reads, want %v", err, reads.Load(), c.want)
+				}
+				if err := still(""); errors.Is(err, ErrUnauthenticated) != (c.want != nil && strings.HasPrefix(name, "account")) {
+					t.Errorf("without a pod: %v", err)
+				}
+				time.Sleep(DefaultWindow + time.Second)
+				for ago, want := range map[time.Duration]error{justOver: nil, justOver + 1: ErrUnavailable} {
+					err := w.StillAlive(mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "p1", time.Now().Add(-ago))
+					if !errors.Is(err, want) || reads.Load() > 0 {
+						t.Errorf("outdated, %v ago: %v after %d reads", ago, err, reads.Load())
+					}
+				}
+			})
+		})
+	}
+}
+
 // A view that is too old is no reason to believe anything: all is read live, and what
 // cannot be read is unavailable.
 func TestAliveOutdated(t *testing.T) {
