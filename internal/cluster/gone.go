@@ -75,7 +75,7 @@ func (g *gone) look(ctx context.Context, of incarnation, read func() (*resident,
 func (g *gone) begin(of incarnation) (was *absence, under chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if known, ok := g.known.Get(of); ok && time.Since(known.at) < goneFor {
+	if known, ok := g.known.Get(of); ok && elapsed(known.at, time.Now()) < goneFor {
 		return &known, nil
 	}
 	under = g.reading[of]
