@@ -180,7 +180,7 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 	}
 	c.entry.ID, c.entry.Pod, c.entry.Node, c.entry.Policy = who.id.String(), who.origin.pod, who.node, who.policy
 	if s.options.Gate != nil {
-		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, heldUntil(ctx, who.id))
+		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, s.heldUntil(ctx, caller, who.id, now))
 		if err != nil {
 			return nil, turnedAway(ctx, err)
 		}

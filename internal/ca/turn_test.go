@@ -42,7 +42,7 @@ func (d *door) Issued(who identity.ID, pod string, notAfter time.Time) {
 // Whom the certificate is for takes the turn, with the end of the one that it holds, and
 // gives it back; whoever is nobody takes none.
 func TestGate(t *testing.T) {
-	a, _ := open(t, time.Now(), Options{})
+	a, _ := open(t, time.Now().Add(-24*time.Hour), Options{})
 	var d door
 	service := NewService(a, asSleep, ServiceOptions{Gate: &d, Workloads: &running{pods: []mesh.Pod{sleepPod}}})
 	h := mustObtain(t, bearing(t, token), service)
@@ -53,13 +53,17 @@ func TestGate(t *testing.T) {
 	if _, err := obtain(t, bearing(t, "x"), service); err == nil {
 		t.Error("issued")
 	}
+	// One that it does not hold from here, or that has ended, gives it no place in the line.
+	stranger, _ := open(t, time.Now(), Options{})
+	mustObtain(t, shown(t.Context(), token, signLeaf(t, stranger, names{id: mustID(t, sleepID)}, time.Now()).chain...), service)
+	mustObtain(t, shown(t.Context(), token, signLeaf(t, a, names{id: mustID(t, sleepID)}, time.Now().Add(-2*time.Hour)).chain...), service)
 	end := h.chain[0].NotAfter
-	for i, want := range []time.Time{{}, end, end, {}} {
-		if len(d.who) != 4 || d.who[i] != sleepID+" p1" || !d.expires[i].Equal(want) {
+	for i, want := range []time.Time{{}, end, end, {}, {}, {}} {
+		if len(d.who) != 6 || d.who[i] != sleepID+" p1" || !d.expires[i].Equal(want) {
 			t.Fatalf("%v, %v", d.who, d.expires)
 		}
 	}
-	if d.inside != 0 || len(d.issued) != 4 || !d.issued[0].Equal(end) {
+	if d.inside != 0 || len(d.issued) != 6 || !d.issued[0].Equal(end) {
 		t.Errorf("%d are still inside, %v issued", d.inside, d.issued)
 	}
 }
