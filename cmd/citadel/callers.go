@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
@@ -64,6 +65,7 @@ func (l *accountList) Set(text string) error {
 type watched interface {
 	Alive(ctx context.Context, namespace, account, accountUID, podUID, podName string) error
 	OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error)
+	StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error
 }
 
 // workloads makes the watches answer in the words of package ca.
@@ -76,6 +78,10 @@ func (w workloads) Alive(ctx context.Context, account mesh.ServiceAccount, pod, 
 func (w workloads) OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error) {
 	pod, err := w.watched.OnNode(ctx, node, namespace, account)
 	return pod, inWordsOfCA(err)
+}
+
+func (w workloads) stillAlive(account mesh.ServiceAccount, pod string, since time.Time) error {
+	return inWordsOfCA(w.StillAlive(account, pod, since))
 }
 
 // inWordsOfCA marks what the cluster answers for package ca.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -52,6 +53,11 @@ func (t *answers) OnNode(_ context.Context, node, namespace, account string) (me
 	return mesh.Pod{Name: "p"}, t.err
 }
 
+func (t *answers) StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error {
+	t.asked = []string{account.Namespace, account.Name, account.UID, podUID, since.String()}
+	return t.err
+}
+
 func TestWorkloadsInWordsOfCA(t *testing.T) {
 	for _, c := range []struct{ in, want error }{
 		{nil, nil},
@@ -62,6 +68,11 @@ func TestWorkloadsInWordsOfCA(t *testing.T) {
 		w := answers{err: c.in}
 		err := workloads{&w}.Alive(t.Context(), mesh.ServiceAccount{Namespace: "ns", Name: "sa", UID: "u"}, "p", "pu")
 		if !errors.Is(err, c.want) || !errors.Is(err, c.in) || !slices.Equal(w.asked, []string{"ns", "sa", "u", "pu", "p"}) {
+			t.Errorf("%v is %v, asked %q", c.in, err, w.asked)
+		}
+		since := time.Unix(1000, 0)
+		err = workloads{&w}.stillAlive(mesh.ServiceAccount{Namespace: "ns", Name: "sa", UID: "u"}, "pu", since)
+		if !errors.Is(err, c.want) || !errors.Is(err, c.in) || !slices.Equal(w.asked, []string{"ns", "sa", "u", "pu", since.String()}) {
 			t.Errorf("%v is %v, asked %q", c.in, err, w.asked)
 		}
 		pod, err := workloads{&w}.OnNode(t.Context(), "n", "ns", "sa")

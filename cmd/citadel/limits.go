@@ -24,7 +24,10 @@ func (l *limits) flags(f *pflag.FlagSet) {
 	f.IntVar(&l.gate.CallerBurst, "caller-burst", ca.DefaultCallerBurst, "requests of one pod at once")
 	f.IntVar(&l.door.Connections, "max-connections", serve.DefaultConnections, "open connections; others wait until one of them has gone")
 	f.IntVar(&l.door.Handshakes, "max-handshakes", serve.DefaultHandshakes, "TLS handshakes under way")
-	f.IntVar(&l.door.SourceHandshakes, "max-source-handshakes", serve.DefaultSourceHandshakes, "TLS handshakes under way with one address (of IPv6, one /64)")
+	f.IntVar(&l.door.SourceConnections, "max-source-connections", serve.DefaultSourceConnections,
+		"open connections with one address (of IPv6, one /64); fewer as max-connections comes near")
+	f.IntVar(&l.door.SourceHandshakes, "max-source-handshakes", serve.DefaultSourceHandshakes,
+		"TLS handshakes under way with one address; fewer as max-handshakes comes near")
 	f.Float64Var(&l.door.SourceRate, "source-rate", serve.DefaultSourceRate, "new connections a second from one address")
 	f.IntVar(&l.door.SourceBurst, "source-burst", serve.DefaultSourceBurst, "new connections at once from one address")
 }
@@ -42,6 +45,7 @@ func (l *limits) check() (errs []error) {
 		{"caller-burst", float64(l.gate.CallerBurst)},
 		{"max-connections", float64(l.door.Connections)},
 		{"max-handshakes", float64(l.door.Handshakes)},
+		{"max-source-connections", float64(l.door.SourceConnections)},
 		{"max-source-handshakes", float64(l.door.SourceHandshakes)},
 		{"source-rate", l.door.SourceRate},
 		{"source-burst", float64(l.door.SourceBurst)},

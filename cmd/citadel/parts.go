@@ -37,7 +37,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	tokens, running := p.watchTokens()
 	service := ca.NewService(authority, authenticator(tokens), ca.ServiceOptions{
 		Log: p.log, Metrics: ca.NewMetrics(p.metrics, authority), Gate: s.newGate(p.metrics),
-		Workloads: workloads{running}, NodeAccounts: s.nodes, PodlessAccounts: s.podless,
+		Workloads: workloads{running}, StillAlive: workloads{running}.stillAlive, NodeAccounts: s.nodes, PodlessAccounts: s.podless,
 	})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
 	registerProcess(p.metrics, serving, p.record.Ready)

@@ -84,8 +84,7 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 	if s.options.Workloads == nil {
 		return refused(RuleCertificateKind, errors.New("certificates prove nobody here"))
 	}
-	// The server's handshake has verified it, but that may be half an hour and a root ago.
-	if err := s.authority.verifyClient(chain, now); err != nil {
+	if err := s.authority.verifyClient(leaf, now); err != nil {
 		return refused(RuleCertificateRoot, err)
 	}
 	id, err := onlyID(leaf)
@@ -120,20 +119,22 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 	return caller, nil
 }
 
-// verifyClient verifies a chain, leaf first. What signed the leaf has to be what signs
-// now or did before: the roots may vouch for CAs of others, too, whose word is not ours.
-func (a *Authority) verifyClient(chain []*x509.Certificate, now time.Time) error {
+// verifyClient verifies a client's certificate. What signed it has to be what signs now
+// or did before: the roots may vouch for CAs of others, too, whose word is not ours. So
+// what came with it is not looked at, and a stranger's costs no signature of a stranger's
+// key.
+func (a *Authority) verifyClient(leaf *x509.Certificate, now time.Time) error {
+	by := a.current.Load()
 	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
+	for _, c := range slices.Concat(by.chain, by.earlier) {
 		between.AddCert(c)
 	}
-	verified, err := chain[0].Verify(x509.VerifyOptions{
+	verified, err := leaf.Verify(x509.VerifyOptions{
 		Roots: a.ClientRoots(), Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return err
 	}
-	by := a.current.Load()
 	if !slices.ContainsFunc(verified, func(c []*x509.Certificate) bool { return len(c) > 1 && by.signs(c[1]) }) {
 		return errors.New("was signed by another CA below a root in use")
 	}
@@ -149,18 +150,25 @@ func onlyID(leaf *x509.Certificate) (identity.ID, error) {
 }
 
 // heldUntil tells when the certificate of id ends with which the client connected,
-// zero for none.
-func heldUntil(ctx context.Context, id identity.ID) time.Time {
-	if chain := peerCertificates(ctx); len(chain) > 0 {
-		if held, err := onlyID(chain[0]); err == nil && held == id {
-			return chain[0].NotAfter
-		}
+// zero for none that is good.
+func (s *Service) heldUntil(ctx context.Context, caller Caller, id identity.ID, now time.Time) time.Time {
+	chain := peerCertificates(ctx)
+	if len(chain) == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	leaf := chain[0]
+	if held, err := onlyID(leaf); err != nil || held != id {
+		return time.Time{}
+	}
+	if leaf != caller.Leaf && s.authority.verifyClient(leaf, now) != nil { // who is who was proven by a token
+		return time.Time{}
+	}
+	return leaf.NotAfter
 }
 
 // peerCertificates returns the chain with which the client came, leaf first. Its
-// handshake has proven that it holds the leaf's key, and no more.
+// handshake has proven that it holds the leaf's key, and no more: anybody may have signed
+// that, at any time.
 func peerCertificates(ctx context.Context) []*x509.Certificate {
 	p, ok := peer.FromContext(ctx)
 	if !ok {

@@ -163,6 +163,35 @@ func TestRenewalByCertificate(t *testing.T) {
 	}
 }
 
+// An agent that was paused until its certificate had ended comes with that and a token,
+// over TLS as it does: the token is what counts. Without one, it is told that it is nobody.
+func TestExpiredCertificateWithToken(t *testing.T) {
+	var kept book
+	a, _ := open(t, time.Now().Add(-24*time.Hour), Options{Recorder: &kept})
+	stranger, _ := open(t, time.Now(), Options{})
+	service := NewService(a, asSleep, ServiceOptions{Workloads: &running{pods: []mesh.Pod{sleepPod}}})
+	n := names{id: mustID(t, sleepID), origin: encoded(t, leafOrigin{byToken, sleep.UID, "p1", time.Now().Add(-2 * time.Hour)})}
+	for name, h := range map[string]held{
+		"expired":      signLeaf(t, a, n, time.Now().Add(-2*time.Hour)),
+		"a stranger's": signLeaf(t, stranger, n, time.Now()),
+	} {
+		conn := dial(t, a, service, "istio-citadel", h.pair())
+		for credential, want := range map[string]Rule{"Bearer " + token: "", "Bearer x": RuleCertificateRoot, "": RuleCertificateRoot} {
+			kept.entries = nil
+			_, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(
+				withToken(t.Context(), credential), &securityapi.IstioCertificateRequest{Csr: csrFor(t, sleepID)})
+			if want == "" {
+				if e := kept.only(t); err != nil || e.How != string(ProofReview) {
+					t.Errorf("%s with a token: %v, recorded %+v", name, err, e)
+				}
+				continue
+			}
+			expectRefusal(t, err, codes.Unauthenticated, "request authenticate failure")
+			kept.expectRefusal(t, err, want)
+		}
+	}
+}
+
 func only[A, B any](a A, _ B) A { return a }
 
 func TestRenewalEndsAWeekAfterTheToken(t *testing.T) {

@@ -11,6 +11,9 @@ import (
 	"github.com/garrison-mesh/garrison/internal/identity"
 )
 
+// impersonationFailure is how Istio puts it.
+const impersonationFailure = "request impersonation authentication failure"
+
 // subject decides whom the certificate is for: the caller, or where its metadata asks
 // for another, that one, if the caller is a node proxy and the other runs on its node.
 func (s *Service) subject(ctx context.Context, caller Caller, md *structpb.Struct) (subject, *refusal) {
@@ -36,7 +39,7 @@ func (s *Service) subject(ctx context.Context, caller Caller, md *structpb.Struc
 func (s *Service) impersonated(ctx context.Context, caller Caller, other string) (subject, *refusal) {
 	refused := func(rule Rule, err error) *refusal {
 		return &refusal{
-			codes.Unauthenticated, rule, "request impersonation authentication failure",
+			codes.Unauthenticated, rule, impersonationFailure,
 			fmt.Errorf("metadata: %s: %w; asked for %.200q", impersonationKey, err, other),
 		}
 	}

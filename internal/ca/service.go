@@ -39,8 +39,9 @@ type ServiceOptions struct {
 	Log     *slog.Logger // nothing is logged
 	Metrics *Metrics     // nothing can read them
 
-	Gate      gate      // gives turns, as [*Gate] does; everybody comes at once
-	Workloads Workloads // nobody is proven by certificate, and nobody asks for another
+	Gate       gate       // gives turns, as [*Gate] does; everybody comes at once
+	Workloads  Workloads  // nobody is proven by certificate, and nobody asks for another
+	StillAlive StillAlive // whoever had to wait is not looked at again
 
 	// NodeAccounts are those of node proxies, which may ask for the identities of pods
 	// that run on their own node. Accounts are compared without UID.
@@ -167,6 +168,7 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 		return nil, r
 	}
 	at = s.metrics.phases.observe(phaseAuthenticate, at)
+	proven := at
 	c.caller, c.proven = caller, true
 	c.entry.How, c.entry.Pod = string(caller.How), caller.PodUID
 	if own, err := identity.New(s.authority.options.TrustDomain, caller.Account.Namespace, caller.Account.Name); err == nil {
@@ -178,12 +180,15 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 	}
 	c.entry.ID, c.entry.Pod, c.entry.Node, c.entry.Policy = who.id.String(), who.origin.pod, who.node, who.policy
 	if s.options.Gate != nil {
-		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, heldUntil(ctx, who.id))
+		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, s.heldUntil(ctx, caller, who.id, now))
 		if err != nil {
 			return nil, turnedAway(ctx, err)
 		}
 		defer leave()
 		at = s.metrics.phases.observe(phaseQueue, at)
+		if r := s.standing(ctx, caller, who, proven); r != nil {
+			return nil, r
+		}
 	}
 	o, r := s.order(who, in)
 	if r != nil {

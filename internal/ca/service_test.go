@@ -70,9 +70,13 @@ func dial(t testing.TB, a *Authority, service *Service, serverName string, own .
 	go func() { served <- server.Serve(listener) }()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(a.Bundle())
+	client := &tls.Config{ServerName: serverName, RootCAs: roots}
+	if len(own) > 0 { // shown whatever roots the server names, as a stranger would
+		client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own[0], nil }
+	}
 	conn, err := grpc.NewClient("passthrough:///citadel",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{ServerName: serverName, RootCAs: roots, Certificates: own})))
+		grpc.WithTransportCredentials(credentials.NewTLS(client)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package ca
 
 import (
 	"context"
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -40,7 +42,7 @@ func (d *door) Issued(who identity.ID, pod string, notAfter time.Time) {
 // Whom the certificate is for takes the turn, with the end of the one that it holds, and
 // gives it back; whoever is nobody takes none.
 func TestGate(t *testing.T) {
-	a, _ := open(t, time.Now(), Options{})
+	a, _ := open(t, time.Now().Add(-24*time.Hour), Options{})
 	var d door
 	service := NewService(a, asSleep, ServiceOptions{Gate: &d, Workloads: &running{pods: []mesh.Pod{sleepPod}}})
 	h := mustObtain(t, bearing(t, token), service)
@@ -51,13 +53,17 @@ func TestGate(t *testing.T) {
 	if _, err := obtain(t, bearing(t, "x"), service); err == nil {
 		t.Error("issued")
 	}
+	// One that it does not hold from here, or that has ended, gives it no place in the line.
+	stranger, _ := open(t, time.Now(), Options{})
+	mustObtain(t, shown(t.Context(), token, signLeaf(t, stranger, names{id: mustID(t, sleepID)}, time.Now()).chain...), service)
+	mustObtain(t, shown(t.Context(), token, signLeaf(t, a, names{id: mustID(t, sleepID)}, time.Now().Add(-2*time.Hour)).chain...), service)
 	end := h.chain[0].NotAfter
-	for i, want := range []time.Time{{}, end, end, {}} {
-		if len(d.who) != 4 || d.who[i] != sleepID+" p1" || !d.expires[i].Equal(want) {
+	for i, want := range []time.Time{{}, end, end, {}, {}, {}} {
+		if len(d.who) != 6 || d.who[i] != sleepID+" p1" || !d.expires[i].Equal(want) {
 			t.Fatalf("%v, %v", d.who, d.expires)
 		}
 	}
-	if d.inside != 0 || len(d.issued) != 4 || !d.issued[0].Equal(end) {
+	if d.inside != 0 || len(d.issued) != 6 || !d.issued[0].Equal(end) {
 		t.Errorf("%d are still inside, %v issued", d.inside, d.issued)
 	}
 }
@@ -74,4 +80,80 @@ func TestGateTurnsAway(t *testing.T) {
 		}
 	}
 	t.Errorf("%v does not say when to come back", err)
+}
+
+// slow is a gate that lets in after a time.
+type slow time.Duration
+
+func (s slow) Enter(context.Context, identity.ID, string, time.Time) (func(), error) {
+	time.Sleep(time.Duration(s))
+	return func() {}, nil
+}
+
+func (slow) Issued(identity.ID, string, time.Time) {}
+
+// Who went while they waited gets nothing, and whom nobody can tell of comes again.
+func TestGoneWhileWaiting(t *testing.T) {
+	podGone := func(_ mesh.ServiceAccount, pod string, _ time.Time) error {
+		if pod == "p1" {
+			return fmt.Errorf("pod: %w", ErrUnauthenticated)
+		}
+		return nil
+	}
+	behind := func(mesh.ServiceAccount, string, time.Time) error { return fmt.Errorf("watch: %w", ErrUnavailable) }
+	alive := func(mesh.ServiceAccount, string, time.Time) error { return nil }
+	for name, c := range map[string]struct {
+		still        StillAlive
+		byToken, own Rule // of a token that was reviewed, of a certificate
+	}{
+		"pod gone":       {podGone, RuleToken, RuleCertificatePod},
+		"alive":          {alive, "", ""},
+		"watches behind": {behind, "", RuleUnavailable},
+		"nobody knows":   {nil, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var kept book
+				a, _ := open(t, time.Now(), Options{Recorder: &kept})
+				running := &running{pods: []mesh.Pod{sleepPod}}
+				h := mustObtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{Workloads: running}))
+				service := NewService(a, asSleep, ServiceOptions{Gate: slow(time.Second), Workloads: running, StillAlive: c.still})
+				for ctx, want := range map[context.Context]Rule{bearing(t, token): c.byToken, shown(t.Context(), "", h.chain...): c.own} {
+					kept.entries = nil
+					_, err := obtain(t, ctx, service)
+					if e := kept.only(t); e.Rule != string(want) || (err != nil) != (want != "") {
+						t.Errorf("%v, recorded %+v, want %q", err, e, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A node proxy gets nothing for a pod that has gone while it waited, nor when it has
+// gone itself.
+func TestGoneWhileWaitingOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept book
+		a, _ := open(t, time.Now(), Options{Recorder: &kept})
+		service := trusting(a, asZtunnel, node())
+		gone := ""
+		service.options.Gate = slow(time.Second)
+		service.options.StillAlive = func(account mesh.ServiceAccount, pod string, since time.Time) error {
+			if time.Since(since) != time.Second { // when it was proven
+				t.Errorf("since %v", since)
+			}
+			if who := account.Name + " " + account.UID + " " + pod; who == gone {
+				return fmt.Errorf("pod: %w", ErrUnauthenticated)
+			}
+			return nil
+		}
+		for who, rule := range map[string]Rule{"": "", "httpbin h hp": RuleImpersonatedNode, "ztunnel z zp": RuleToken} {
+			gone, kept.entries = who, nil
+			_, err := impersonate(t, bearing(t, token), service, httpbinID)
+			if e := kept.only(t); e.Rule != string(rule) || (err != nil) != (rule != "") {
+				t.Errorf("%q is gone: %v, recorded %+v", who, err, e)
+			}
+		}
+	})
 }

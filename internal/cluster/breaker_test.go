@@ -95,3 +95,48 @@ func TestReviewWithdrawn(t *testing.T) {
 		}
 	})
 }
+
+// Time in our own queue is not the API server's: it does not count as a failure, and
+// leaves a review that comes to its turn late the time that every other has.
+func TestReviewWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := reviewerOf(func(ctx context.Context) error {
+			select {
+			case <-time.After(defaultReviewTimeout / 2): // slow, but sound
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		storm := func(ctx context.Context) (answers int) {
+			errs := make(chan error, 8*maxReviews)
+			for range cap(errs) {
+				go func() { // each is waited for below
+					_, err := r.Review(ctx, "token")
+					errs <- err
+				}()
+			}
+			for range cap(errs) {
+				switch err := <-errs; {
+				case err == nil:
+					answers++
+				case !errors.Is(err, ErrUnavailable):
+					t.Error(err)
+				}
+			}
+			return answers
+		}
+		if n := storm(t.Context()); n < 2*maxReviews {
+			t.Errorf("%d answers, though the API server gave each", n)
+		}
+		for range maxReviews - 1 { // which never end
+			r.slots <- struct{}{}
+		}
+		if n := storm(t.Context()); n < 1 {
+			t.Error("no answer in the one slot that is left")
+		}
+		if open, failures := r.breaker.state(); open || failures > 0 {
+			t.Errorf("open %t, %d failures", open, failures)
+		}
+	})
+}

@@ -134,7 +134,7 @@ func open(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go, workloads.go and secrets.go
+	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go, liveread.go and secrets.go
 	reviews, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err

@@ -66,23 +66,25 @@ func (k *tokenKeys) usable() (*keySet, error) {
 	if set == nil {
 		return nil, errors.New("token keys not read yet")
 	}
-	if age := time.Since(set.read); age > keysFor {
+	if age := elapsed(set.read, time.Now()); age > keysFor {
 		return nil, fmt.Errorf("token keys read %v ago, at most %v", age.Round(time.Second), keysFor)
 	}
 	return set, nil
 }
 
 // find returns the key of that name and the issuer whose it is. Keys are read anew
-// for one that is not known, but not more often than every [keysGap]. Errors are
+// for one that is not known, and where they are too old, but not more often than every
+// [keysGap]. Errors are
 // [ErrUnauthenticated] where the keys are known and hold none of that name.
 func (k *tokenKeys) find(ctx context.Context, kid string) (tokenKey, string, error) {
+	known := k.current.Load()
 	set, err := k.usable()
 	if err == nil {
 		if found, ok := set.keys[kid]; ok {
 			return found, set.issuer, nil
 		}
 	}
-	failure := k.refresh(ctx, set)
+	failure := k.refresh(ctx, known)
 	if set, err = k.usable(); err != nil {
 		return tokenKey{}, "", errors.Join(err, failure)
 	}

@@ -28,7 +28,7 @@ const (
 	defaultReviewTimeout = 3 * time.Second
 
 	// maxReviews is how many reviews may be under way at a time; others wait for
-	// their turn within their timeout. Whoever can reach us can ask for one.
+	// their turn. Whoever can reach us can ask for one.
 	maxReviews = 64
 
 	serviceAccountPrefix = "system:serviceaccount:" // of user names
@@ -63,9 +63,9 @@ type TokenReviewer struct {
 }
 
 // Tokens returns a reviewer of tokens made for one of the audiences. The timeout
-// bounds each review, 0 means 3 s; a fixed number of them is under way at a time.
-// After several failures in a row it answers [ErrUnavailable] at once, and tries
-// again every few seconds.
+// bounds each review, 0 means 3 s; a fixed number of them is under way at a time, and
+// as long again is how long one waits for its turn at most. After several failures in
+// a row it answers [ErrUnavailable] at once, and tries again every few seconds.
 func (a *API) Tokens(audiences []string, timeout time.Duration) *TokenReviewer {
 	if timeout == 0 {
 		timeout = defaultReviewTimeout
@@ -85,18 +85,17 @@ func (r *TokenReviewer) Review(ctx context.Context, token string) (TokenCaller, 
 	if err := checkSize(token); err != nil {
 		return TokenCaller{}, err
 	}
-	within, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	case <-within.Done():
-		return TokenCaller{}, fmt.Errorf("%w: %d reviews are under way", ErrUnavailable, maxReviews)
+	leave, err := r.turn(ctx)
+	if err != nil {
+		return TokenCaller{}, err
 	}
+	defer leave()
 	if !r.breaker.enter(time.Now()) {
 		return TokenCaller{}, fmt.Errorf("%w: the API server has not answered %d reviews in a row, the next try is within %v",
 			ErrUnavailable, breakAfter, breakFor)
 	}
+	within, cancel := context.WithTimeout(ctx, r.timeout) // from here on: our own queue is no failure of the API server's
+	defer cancel()
 	review, err := r.client.Create(within, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: r.audiences},
 	}, metav1.CreateOptions{})
@@ -116,6 +115,18 @@ func (r *TokenReviewer) Review(ctx context.Context, token string) (TokenCaller, 
 		return TokenCaller{}, fmt.Errorf("%w: %s", ErrUnauthenticated, redact(err.Error(), token))
 	}
 	return caller, nil
+}
+
+// turn waits until one more review may be under way, which it is until leave.
+func (r *TokenReviewer) turn(ctx context.Context) (leave func(), err error) {
+	within, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	select {
+	case r.slots <- struct{}{}:
+		return func() { <-r.slots }, nil
+	case <-within.Done():
+		return nil, fmt.Errorf("%w: %d reviews are under way", ErrUnavailable, maxReviews)
+	}
 }
 
 // checkSize refuses what no token can be, before anybody reads it.

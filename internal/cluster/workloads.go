@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,10 +31,8 @@ const (
 	// for longer than the two seconds before whose end they send a bookmark.
 	MinWindow = 12 * time.Second
 
-	// Live reads of what the watches do not know, in a second: those who cause them
-	// hold a good signature, but may be many.
-	liveQPS   = 20
-	liveBurst = 40
+	// justOver is how long who was seen alive counts for that without another look.
+	justOver = 100 * time.Millisecond
 )
 
 // WorkloadsOptions are the settings of [Workloads]. Zero values mean defaults.
@@ -48,7 +45,7 @@ type WorkloadsOptions struct {
 // Workloads is which pods and service accounts live, as watches show it. What the
 // watches say holds only while they can prove to be no older than the window; what
 // they do not know, and everything while they are older, is read live, a bounded
-// number of times in a second. So a pod or an account that was deleted is alive here
+// number of times in a second, and what is gone not again for some. So a pod or an account that was deleted is alive here
 // for no longer than the window, whatever happens to the watches.
 type Workloads struct {
 	window         time.Duration
@@ -57,6 +54,7 @@ type Workloads struct {
 	pods, accounts mirror
 	sources        map[string]source // by what they are called, as are mirrors
 	lookups        flowcontrol.RateLimiter
+	gone           *gone
 	read           prometheus.Counter
 }
 
@@ -77,6 +75,7 @@ func (a *API) WatchWorkloads(o WorkloadsOptions) *Workloads {
 		pods:     mirror{byUID: map[string]*resident{}, byNode: map[string]map[string]*resident{}},
 		accounts: mirror{byUID: map[string]*resident{}, byName: map[key]*resident{}},
 		lookups:  flowcontrol.NewTokenBucketRateLimiter(liveQPS, liveBurst),
+		gone:     newGone(),
 	}
 	pods := a.reviews.CoreV1().Pods(metav1.NamespaceAll)
 	accounts := a.metadata.Resource(corev1.SchemeGroupVersion.WithResource(accountObjects))
@@ -131,6 +130,13 @@ func (w *Workloads) register(r prometheus.Registerer) {
 		Help: "Pods and service accounts that were read live, because the view did not know them or was too old."})
 }
 
+// elapsed is the time between two moments, by the clock that went further. The monotonic
+// one stands still while a machine is suspended, and what it was told before is older
+// than that clock says; the one on the wall may be set back.
+func elapsed(from, to time.Time) time.Duration {
+	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
+}
+
 // unproven is the age of a mirror that has proven nothing yet.
 const unproven = time.Duration(math.MaxInt64)
 
@@ -140,7 +146,7 @@ func age(m *mirror) time.Duration {
 	if at.IsZero() {
 		return unproven
 	}
-	return time.Since(at)
+	return elapsed(at, time.Now())
 }
 
 // Ready reports why the watches may not be believed now. It takes no time.
@@ -227,6 +233,43 @@ func (w *Workloads) Alive(ctx context.Context, namespace, account, accountUID, p
 	return err
 }
 
+// StillAlive reports whether an account and a pod, empty for none, that lived at the
+// moment since do so yet, by the watches alone: nil, or [ErrUnauthenticated], or
+// [ErrUnavailable] while the watches are older than the window, unless the moment is
+// just over. It takes no time. What the watches do not show may be newer than they are,
+// if they are older than since; that is nil.
+func (w *Workloads) StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error {
+	if err := w.Ready(); err != nil {
+		if elapsed(since, time.Now()) <= justOver {
+			return nil
+		}
+		return err
+	}
+	k := key{Namespace: account.Namespace, Name: account.Name}
+	// Asked before the mirrors are, which may be younger by then.
+	showsAccounts, showsPods := !w.accounts.proof.proven().Before(since), !w.pods.proof.proven().Before(since)
+	switch is := w.accounts.account(k); {
+	case is == nil || is.uid != account.UID:
+		if showsAccounts {
+			return fmt.Errorf("%w: service account %s exists no more", ErrUnauthenticated, k)
+		}
+	case !is.live:
+		return fmt.Errorf("%w: service account %s is being deleted", ErrUnauthenticated, k)
+	}
+	if podUID == "" {
+		return nil
+	}
+	switch pod := w.pods.pod(podUID); {
+	case pod == nil:
+		if showsPods {
+			return fmt.Errorf("%w: the pod exists no more", ErrUnauthenticated)
+		}
+	case !pod.live:
+		return fmt.Errorf("%w: pod %s/%s has ended or is terminating", ErrUnauthenticated, pod.namespace, pod.name)
+	}
+	return nil
+}
+
 // claim is an account, and a pod that is said to run as it.
 type claim struct {
 	account    key
@@ -244,7 +287,7 @@ func (w *Workloads) find(ctx context.Context, c claim) (mesh.Pod, error) {
 	pod, outdated := w.pods.pod(c.podUID), w.Ready()
 	switch {
 	case c.podName != "" && (outdated != nil || pod == nil):
-		if pod, err = w.readPod(ctx, key{Namespace: c.account.Namespace, Name: c.podName}); err != nil {
+		if pod, err = w.readPod(ctx, key{Namespace: c.account.Namespace, Name: c.podName}, c.podUID); err != nil {
 			return mesh.Pod{}, err
 		}
 	case outdated != nil:
@@ -268,7 +311,7 @@ func (w *Workloads) findAccount(ctx context.Context, c claim) (*resident, error)
 	account := w.accounts.account(c.account)
 	if w.Ready() != nil || account == nil || c.accountUID != "" && account.uid != c.accountUID { // it may be newer than the view
 		var err error
-		if account, err = w.readAccount(ctx, c.account); err != nil {
+		if account, err = w.readAccount(ctx, c.account, c.accountUID); err != nil {
 			return nil, err
 		}
 	}
@@ -283,22 +326,23 @@ func (w *Workloads) findAccount(ctx context.Context, c claim) (*resident, error)
 	return account, nil
 }
 
-// OnNode returns a live pod of the account on the node, the first by name. Errors are
-// as [Workloads.Alive] has them.
+// OnNode returns a live pod of the account on the node, the first by name, and none that
+// is older than the account: pods name theirs without its UID. Errors are as
+// [Workloads.Alive] has them.
 func (w *Workloads) OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error) {
 	k := key{Namespace: namespace, Name: account}
 	owner, err := w.findAccount(ctx, claim{account: k})
 	if err != nil {
 		return mesh.Pod{}, err
 	}
-	pods := w.pods.onNode(node, k)
+	pods := w.pods.onNode(node, owner)
 	if w.Ready() != nil || len(pods) == 0 {
-		if pods, err = w.readOnNode(ctx, node, k); err != nil {
+		if pods, err = w.readOnNode(ctx, node, owner); err != nil {
 			return mesh.Pod{}, err
 		}
 	}
 	if len(pods) == 0 {
-		return mesh.Pod{}, fmt.Errorf("%w: no live pod of service account %s on node %s", ErrUnauthenticated, k, node)
+		return mesh.Pod{}, fmt.Errorf("%w: no live pod of service account %s on node %s, or only pods that are older than it", ErrUnauthenticated, k, node)
 	}
 	first := slices.MinFunc(pods, func(a, b *resident) int { return cmp.Compare(a.name, b.name) })
 	return meshPod(first, owner), nil
@@ -309,62 +353,4 @@ func meshPod(pod, account *resident) mesh.Pod {
 		Name: pod.name, UID: pod.uid, Node: pod.node, Live: pod.live,
 		Account: mesh.ServiceAccount{Namespace: pod.namespace, Name: pod.account, UID: account.uid},
 	}
-}
-
-func (w *Workloads) readAccount(ctx context.Context, k key) (*resident, error) {
-	return live(ctx, w, func(ctx context.Context) (*resident, error) {
-		found, err := w.client.CoreV1().ServiceAccounts(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("service account %s: %w", k, err)
-		}
-		return residentOf(found)
-	})
-}
-
-func (w *Workloads) readPod(ctx context.Context, k key) (*resident, error) {
-	return live(ctx, w, func(ctx context.Context) (*resident, error) {
-		found, err := w.client.CoreV1().Pods(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("pod %s: %w", k, err)
-		}
-		return residentOf(found)
-	})
-}
-
-func (w *Workloads) readOnNode(ctx context.Context, node string, account key) ([]*resident, error) {
-	return live(ctx, w, func(ctx context.Context) ([]*resident, error) {
-		found, err := w.client.CoreV1().Pods(account.Namespace).List(ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
-		})
-		if err != nil {
-			return nil, fmt.Errorf("pods on node %s: %w", node, err)
-		}
-		there := mirror{byUID: map[string]*resident{}, byNode: map[string]map[string]*resident{}}
-		for i := range found.Items {
-			if err := there.Add(&found.Items[i]); err != nil {
-				return nil, err
-			}
-		}
-		return there.onNode(node, account), nil
-	})
-}
-
-// live reads what the view cannot tell. What does not exist is no error, and any
-// other failure is [ErrUnavailable].
-func live[T any](ctx context.Context, w *Workloads, read func(context.Context) (T, error)) (T, error) {
-	var none T
-	if !w.lookups.TryAccept() {
-		return none, fmt.Errorf("%w: too many pods and service accounts that the watch does not know", ErrUnavailable)
-	}
-	w.read.Inc()
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	found, err := read(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return none, nil
-	case err != nil:
-		return none, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return found, nil
 }

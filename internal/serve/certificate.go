@@ -66,49 +66,43 @@ func (c *Certificate) TLS(protocols ...string) *tls.Config {
 }
 
 // TLSWithClients is [Certificate.TLS] for a server whose clients may come with a
-// certificate. One that comes must verify by roots, which is asked at each handshake,
-// or the handshake fails; whether it counts for anything is not decided here.
+// certificate, if they have one by roots, which is asked at each handshake. What comes is
+// not verified, and proves nothing but that the client holds the key: whoever takes it
+// for more has to verify it first. A handshake does not fail because a certificate has
+// expired or is of another root, since its holder may have another proof; it does for a
+// chain that would be dear to verify.
 //
-// There are no session tickets: a resumed session would bring its client in by the
-// roots of the day that it began.
+// There are no session tickets: each connection shows its client's certificate anew.
 func (c *Certificate) TLSWithClients(roots func() *x509.CertPool, protocols ...string) *tls.Config {
 	config := c.TLS(protocols...)
 	// Package tls would verify whatever chain a stranger puts together before anybody could
 	// look at it: a hundred huge keys, at a second of a processor's time.
 	config.ClientAuth = tls.RequestClientCert
 	config.SessionTicketsDisabled = true
+	config.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error {
+		return boundClient(chain)
+	}
 	perHandshake := config.Clone()
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		now := perHandshake.Clone()
-		// Clients are told, and come without a certificate if theirs is of no such root.
-		now.ClientCAs = roots()
-		now.VerifyPeerCertificate = func(chain [][]byte, _ [][]*x509.Certificate) error { //nolint:gosec // no session is resumed
-			if len(chain) == 0 {
-				return nil
-			}
-			return verifyClient(chain, now.ClientCAs)
-		}
+		now.ClientCAs = roots() // clients are told, and come without a certificate if theirs is of none
 		return now, nil
 	}
-	// Never used, as each handshake has its own; without it, nobody would be verified.
-	config.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("handshake without roots") }
 	return config
 }
 
-// The longest chain that is looked at, and the largest RSA keys in it.
+// The longest chain that is taken, and the largest RSA keys in it.
 const (
 	maxClientChain = 8
 	maxClientRSA   = 4096
 )
 
-// verifyClient verifies the certificates of a client, in DER and leaf first.
-func verifyClient(chain [][]byte, roots *x509.CertPool) error {
+// boundClient refuses the certificates of a client, in DER, that would be dear to verify.
+func boundClient(chain [][]byte) error {
 	if len(chain) > maxClientChain {
 		return fmt.Errorf("client certificate: chain of %d, at most %d", len(chain), maxClientChain)
 	}
-	var leaf *x509.Certificate
-	between := x509.NewCertPool()
-	for n, der := range chain {
+	for _, der := range chain {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return fmt.Errorf("client certificate: %w", err)
@@ -116,16 +110,6 @@ func verifyClient(chain [][]byte, roots *x509.CertPool) error {
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && (key.N.BitLen() > maxClientRSA || key.E > 65537) {
 			return errors.New("client certificate: chain with an RSA key that is too large")
 		}
-		if n == 0 {
-			leaf = cert
-		} else {
-			between.AddCert(cert)
-		}
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
-		return fmt.Errorf("client certificate: %w", err)
 	}
 	return nil
 }

@@ -22,13 +22,14 @@ import (
 // from one is a node whose pods hide behind it, a few hundred. A connection takes
 // about 40 KiB.
 const (
-	DefaultConnections      = 4096
-	DefaultHandshakes       = 1024
-	DefaultSourceHandshakes = 128
-	DefaultSourceRate       = 100
-	DefaultSourceBurst      = 500
-	DefaultCalls            = 10000
-	DefaultCallTime         = 10 * time.Second
+	DefaultConnections       = 4096
+	DefaultHandshakes        = 1024
+	DefaultSourceHandshakes  = 128
+	DefaultSourceConnections = 1024
+	DefaultSourceRate        = 100
+	DefaultSourceBurst       = 500
+	DefaultCalls             = 10000
+	DefaultCallTime          = 10 * time.Second
 
 	DefaultHandshakeTime = 5 * time.Second
 
@@ -38,14 +39,15 @@ const (
 // DoorOptions are the settings of a [Door]. Zero values mean defaults, the
 // constants beside this type.
 type DoorOptions struct {
-	Connections      int           // open at a time
-	Handshakes       int           // of TLS, under way at a time
-	SourceHandshakes int           // the same, of one source
-	SourceRate       float64       // new connections a second, of one source
-	SourceBurst      int           // new connections at once, of one source
-	HandshakeTime    time.Duration // from a connection's begin until it can carry calls
-	Calls            int           // under way at a time, over all connections
-	CallTime         time.Duration // from a call's headers to its end
+	Connections       int           // open at a time
+	Handshakes        int           // of TLS, under way at a time
+	SourceConnections int           // open at a time, of one source, and fewer as all together come near to Connections
+	SourceHandshakes  int           // the same of handshakes
+	SourceRate        float64       // new connections a second, of one source
+	SourceBurst       int           // new connections at once, of one source
+	HandshakeTime     time.Duration // from a connection's begin until it can carry calls
+	Calls             int           // under way at a time, over all connections
+	CallTime          time.Duration // from a call's headers to its end
 
 	Metrics prometheus.Registerer // nothing can read them
 }
@@ -56,7 +58,10 @@ type DoorOptions struct {
 // an IPv4 address or the /64 of an IPv6 one, as whoever has one address of that has
 // them all.
 //
-// What is too much of one source is closed without a word, at the cost of an accept.
+// What is too much of one source is closed without a word, at the cost of an accept. How
+// much that is falls with what is left for all, so that few sources, however greedy, leave
+// room for any other: of handshakes eight get half between them, a hundred nine tenths.
+//
 // What is too much of all together waits where the kernel keeps it: when everybody
 // starts at once, clients that are sent away come back, with more work than before and
 // in the end with pauses of a minute.
@@ -80,21 +85,24 @@ type Door struct {
 
 // source is where connections come from.
 type source struct {
-	handshakes int
-	opened     *rate.Limiter
+	connections int
+	handshakes  int
+	opened      *rate.Limiter
 }
 
 // Why a [Door] stays shut, as the metric says it.
 const (
-	refusedSourceHandshakes = "source-handshakes"
-	refusedSourceRate       = "source-rate"
-	refusedCalls            = "calls"
+	refusedSourceConnections = "source-connections"
+	refusedSourceHandshakes  = "source-handshakes"
+	refusedSourceRate        = "source-rate"
+	refusedCalls             = "calls"
 )
 
 // NewDoor returns a door with nobody in it.
 func NewDoor(o DoorOptions) *Door {
 	o.Connections = cmp.Or(o.Connections, DefaultConnections)
 	o.Handshakes = cmp.Or(o.Handshakes, DefaultHandshakes)
+	o.SourceConnections = cmp.Or(o.SourceConnections, DefaultSourceConnections)
 	o.SourceHandshakes = cmp.Or(o.SourceHandshakes, DefaultSourceHandshakes)
 	o.SourceRate = cmp.Or(o.SourceRate, DefaultSourceRate)
 	o.SourceBurst = cmp.Or(o.SourceBurst, DefaultSourceBurst)
@@ -117,7 +125,7 @@ func NewDoor(o DoorOptions) *Door {
 		sources: recent.New[netip.Prefix, *source](sourcesKept),
 	}
 	d.left.L = &d.mu
-	for _, limit := range []string{refusedSourceHandshakes, refusedSourceRate, refusedCalls} {
+	for _, limit := range []string{refusedSourceConnections, refusedSourceHandshakes, refusedSourceRate, refusedCalls} {
 		d.refused.WithLabelValues(limit)
 	}
 	for _, g := range []struct {
@@ -239,7 +247,10 @@ func (d *Door) enter(c net.Conn) (v *visitor, limit string) {
 		s = &source{opened: rate.NewLimiter(rate.Limit(d.options.SourceRate), d.options.SourceBurst)}
 		d.sources.Put(from, s)
 	}
-	if s.handshakes >= d.options.SourceHandshakes {
+	if s.connections >= share(d.options.SourceConnections, d.options.Connections, d.connections) {
+		return nil, refusedSourceConnections
+	}
+	if s.handshakes >= share(d.options.SourceHandshakes, d.options.Handshakes, d.handshakes) {
 		return nil, refusedSourceHandshakes
 	}
 	if !s.opened.Allow() {
@@ -247,8 +258,15 @@ func (d *Door) enter(c net.Conn) (v *visitor, limit string) {
 	}
 	d.connections++
 	d.handshakes++
+	s.connections++
 	s.handshakes++
 	return &visitor{Conn: c, door: d, from: s, shaking: true}, ""
+}
+
+// share is how many places of a room one source may have: the most in one that is empty,
+// and less in proportion to what is left. The last place is for a source that has none.
+func share(most, room, taken int) int {
+	return max(1, (min(most, room)*(room-taken)+room-1)/room)
 }
 
 // sourceOf tells where an address counts as coming from. All whose address is none
@@ -299,6 +317,7 @@ func (v *visitor) Close() error {
 	if !v.gone {
 		v.gone = true
 		v.door.connections--
+		v.from.connections--
 		v.door.left.Signal()
 	}
 	v.door.mu.Unlock()

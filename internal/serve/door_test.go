@@ -266,6 +266,76 @@ func TestDoorLetsTheRestWait(t *testing.T) {
 	}
 }
 
+// Sources that keep all the handshakes open that they can get leave room for others, who
+// need not wait until those are cut.
+func TestDoorGreedySourcesLeaveRoom(t *testing.T) {
+	const room, sources = 32, 8
+	h := newHouse(t, DoorOptions{Handshakes: room, SourceHandshakes: room / sources, HandshakeTime: 10 * enough})
+	for n := range room {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(10+n%sources))}}
+		if c, err := d.DialContext(t.Context(), "tcp", h.addr); err == nil { // else it was reset before it was seen to be open
+			t.Cleanup(func() { c.Close() })
+		}
+	}
+	for n := range 4 {
+		if code := call(t, h.dial(t, fmt.Sprintf("127.0.0.%d", n+1))); code != codes.OK {
+			t.Errorf("a source that holds nothing: %v", code)
+		}
+	}
+	h.expect(t, map[string]float64{"grpc_door_handshakes": room / 2, "grpc_door_waits_total": 0, "grpc_door_refused_total source-handshakes": room / 2})
+}
+
+// One source may not have all the connections, though each of them got to TLS.
+func TestDoorLimitsOpenConnectionsOfASource(t *testing.T) {
+	const room, most = 12, 6
+	h := newHouse(t, DoorOptions{Connections: room, SourceConnections: most})
+	open := 0
+	for range room {
+		c, err := tls.Dial("tcp", h.addr, &tls.Config{ServerName: "house", RootCAs: h.roots, NextProtos: []string{"h2"}})
+		if err != nil {
+			continue
+		}
+		defer c.Close()
+		open++
+	}
+	if want := 4; open != want { // of the 12: a fifth has half of the 8 that are left
+		t.Errorf("%d connections, want %d", open, want)
+	}
+	h.expect(t, map[string]float64{"grpc_door_connections": 4, "grpc_door_refused_total source-connections": room - 4, "grpc_door_waits_total": 0})
+	if code := call(t, h.dial(t, "127.0.0.2")); code != codes.OK {
+		t.Errorf("another source: %v", code)
+	}
+}
+
+// However many sources take as much as they can get, one that has nothing finds a place
+// while they are fewer than the places.
+func TestShareLaw(t *testing.T) {
+	for _, c := range []struct{ most, room int }{{128, 1024}, {1024, 4096}, {1, 8}, {8, 8}, {1000, 10}} {
+		for sources := range c.room {
+			held, taken := make([]int, sources), 0
+			for again := true; again; {
+				again = false
+				for i := range held {
+					if taken < c.room && held[i] < share(c.most, c.room, taken) {
+						held[i]++
+						taken++
+						again = true
+					}
+				}
+			}
+			if taken == c.room {
+				t.Fatalf("%d sources leave nothing of %+v", sources, c)
+			}
+			if sources == 8 && c.room == 1024 && taken > c.room/2+sources {
+				t.Errorf("8 sources hold %d of %d", taken, c.room)
+			}
+		}
+	}
+	if n := share(128, 1024, 1023); n != 1 {
+		t.Errorf("the last place is for %d", n)
+	}
+}
+
 // A server that is full can be stopped.
 func TestDoorClosesWhenFull(t *testing.T) {
 	h := newHouse(t, DoorOptions{Connections: 1})

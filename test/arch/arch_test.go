@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"internal/recent":    {},
 	"internal/serve":     {"internal/recent"},
 	"internal/admission": {"internal/mesh", "internal/identity"},
-	"internal/cluster":   {"internal/mesh", "internal/identity"},
+	"internal/cluster":   {"internal/recent", "internal/mesh", "internal/identity"},
 	"internal/inject":    {"internal/admission", "internal/mesh", "internal/identity"},
 	"internal/ca":        {"api/legacycsr", "internal/ledger", "internal/recent", "internal/mesh", "internal/identity"},
 	"internal/agent":     {"internal/serve", "internal/mesh", "internal/identity"},
