@@ -48,10 +48,10 @@ func (w *Workloads) readResident(
 	return w.gone.look(ctx, of, func() (*resident, error) { return live(ctx, w, read) })
 }
 
-// readOnNode is [mirror.onNode] of what the API server has.
-func (w *Workloads) readOnNode(ctx context.Context, node string, account *resident) ([]*resident, error) {
+// readOnNode returns the live pods of an account on a node.
+func (w *Workloads) readOnNode(ctx context.Context, node string, account key) ([]*resident, error) {
 	return live(ctx, w, func(ctx context.Context) ([]*resident, error) {
-		found, err := w.client.CoreV1().Pods(account.namespace).List(ctx, metav1.ListOptions{
+		found, err := w.client.CoreV1().Pods(account.Namespace).List(ctx, metav1.ListOptions{
 			FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String(),
 		})
 		if err != nil {

@@ -23,16 +23,7 @@ type resident struct {
 	namespace, name, uid string
 	account, node        string // of a pod
 	live                 bool   // not terminating; a pod: Pending or Running besides
-	created              int64  // in seconds since 1970
 }
-
-// apart is how far the clocks of two API servers may be, in seconds: each dates what it
-// creates by its own. etcd complains of more than one.
-const apart = 5
-
-// before reports whether a pod was there before an account of its name, so that it was
-// made for an earlier one.
-func (e *resident) before(account *resident) bool { return e.created+apart < account.created }
 
 // GetObjectKind and DeepCopyObject let a resident be an item of a list, so that a page
 // of whole objects need not be kept until the last one has come.
@@ -52,13 +43,12 @@ func residentOf(obj any) (*resident, error) {
 		return &resident{
 			namespace: shared(o.Namespace), name: o.Name, uid: string(o.UID),
 			account: shared(o.Spec.ServiceAccountName), node: shared(o.Spec.NodeName),
-			live:    o.DeletionTimestamp == nil && (o.Status.Phase == corev1.PodPending || o.Status.Phase == corev1.PodRunning),
-			created: o.CreationTimestamp.Unix(),
+			live: o.DeletionTimestamp == nil && (o.Status.Phase == corev1.PodPending || o.Status.Phase == corev1.PodRunning),
 		}, nil
 	case metav1.Object:
 		return &resident{
 			namespace: shared(o.GetNamespace()), name: shared(o.GetName()), uid: string(o.GetUID()),
-			live: o.GetDeletionTimestamp() == nil, created: o.GetCreationTimestamp().Unix(),
+			live: o.GetDeletionTimestamp() == nil,
 		}, nil
 	}
 	return nil, fmt.Errorf("%T: neither a pod nor an account", obj)
@@ -88,13 +78,12 @@ func (m *mirror) account(k key) *resident {
 	return m.byName[k]
 }
 
-// onNode returns the live pods of an account on a node, without those of an earlier
-// account of its name.
-func (m *mirror) onNode(node string, account *resident) (found []*resident) {
+// onNode returns the live pods of an account on a node.
+func (m *mirror) onNode(node string, account key) (found []*resident) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, e := range m.byNode[node] {
-		if e.live && e.namespace == account.namespace && e.account == account.name && !e.before(account) {
+		if e.live && e.namespace == account.Namespace && e.account == account.Name {
 			found = append(found, e)
 		}
 	}

@@ -326,23 +326,22 @@ func (w *Workloads) findAccount(ctx context.Context, c claim) (*resident, error)
 	return account, nil
 }
 
-// OnNode returns a live pod of the account on the node, the first by name, and none that
-// is older than the account: pods name theirs without its UID. Errors are as
-// [Workloads.Alive] has them.
+// OnNode returns a live pod of the account on the node, the first by name. Errors are
+// as [Workloads.Alive] has them.
 func (w *Workloads) OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error) {
 	k := key{Namespace: namespace, Name: account}
 	owner, err := w.findAccount(ctx, claim{account: k})
 	if err != nil {
 		return mesh.Pod{}, err
 	}
-	pods := w.pods.onNode(node, owner)
+	pods := w.pods.onNode(node, k)
 	if w.Ready() != nil || len(pods) == 0 {
-		if pods, err = w.readOnNode(ctx, node, owner); err != nil {
+		if pods, err = w.readOnNode(ctx, node, k); err != nil {
 			return mesh.Pod{}, err
 		}
 	}
 	if len(pods) == 0 {
-		return mesh.Pod{}, fmt.Errorf("%w: no live pod of service account %s on node %s, or only pods that are older than it", ErrUnauthenticated, k, node)
+		return mesh.Pod{}, fmt.Errorf("%w: no live pod of service account %s on node %s", ErrUnauthenticated, k, node)
 	}
 	first := slices.MinFunc(pods, func(a, b *resident) int { return cmp.Compare(a.name, b.name) })
 	return meshPod(first, owner), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -136,37 +137,6 @@ func TestOnNode(t *testing.T) {
 	w, _ = viewOf(t, all[1:], all[1:])
 	if _, err := w.OnNode(t.Context(), "n1", "shop", "cart"); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("without its account: %v", err)
-	}
-}
-
-// A pod of an account that was deleted is none of the one that has its name now, though
-// it says so: what a pod names is no UID.
-func TestOnNodeOfAnEarlierAccount(t *testing.T) {
-	born := time.Now().Truncate(time.Second)
-	account := cartAccount("a2")
-	account.CreationTimestamp = metav1.NewTime(born)
-	aged := func(name string, at time.Time) *corev1.Pod {
-		return cartPod(func(p *corev1.Pod) { p.Name, p.UID, p.CreationTimestamp = name, types.UID(name), metav1.NewTime(at) })
-	}
-	older, atOnce := aged("a-older", born.Add(-(apart+1)*time.Second)), aged("b-by-another-clock", born.Add(-apart*time.Second))
-	for name, c := range map[string]struct {
-		pods []apiruntime.Object
-		want string
-	}{
-		"earlier": {[]apiruntime.Object{older}, ""},
-		"both":    {[]apiruntime.Object{older, atOnce}, "b-by-another-clock"},
-	} {
-		for _, seen := range []bool{true, false} {
-			var shown []apiruntime.Object
-			if seen {
-				shown = append(c.pods, account)
-			}
-			w, _ := viewOf(t, shown, append(c.pods, account))
-			got, err := w.OnNode(t.Context(), "n1", "shop", "cart")
-			if got.Name != c.want || (c.want == "") != errors.Is(err, ErrUnauthenticated) {
-				t.Errorf("%s, seen %t: %v, %v", name, seen, got, err)
-			}
-		}
 	}
 }
 
@@ -349,5 +319,63 @@ func proveThemselves(t *testing.T, window time.Duration) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestMirror(t *testing.T) {
+	m := mirror{byUID: map[string]*resident{}, byName: map[key]*resident{}, byNode: map[string]map[string]*resident{}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cart := key{Namespace: "shop", Name: "cart"}
+	old, anew := cartPod(nil), cartPod(func(p *corev1.Pod) { p.UID = "p2" })
+	must(m.Add(cartPod(func(p *corev1.Pod) { p.Spec.NodeName = "" })))
+	if n := len(m.onNode("n1", cart)); n != 0 {
+		t.Errorf("%d pods on a node before they are scheduled", n)
+	}
+	must(m.Update(old))
+	must(m.Add(anew)) // the watch may tell of a successor first
+	must(m.Delete(old))
+	if m.pod("p1") != nil || m.pod("p2") == nil || m.account(key{Namespace: "shop", Name: "cart-1"}).uid != "p2" || len(m.onNode("n1", cart)) != 1 {
+		t.Errorf("%+v", &m)
+	}
+	must(m.Replace([]any{old}, "5"))
+	if m.pod("p2") != nil || m.len() != 1 || len(m.byNode) != 1 || m.byNode["n1"]["p1"] == nil {
+		t.Errorf("%+v", &m)
+	}
+	must(m.Delete(old))
+	must(m.Delete(old))
+	if m.len()+len(m.byName)+len(m.byNode) != 0 {
+		t.Errorf("%+v", &m)
+	}
+	if err := m.Add("text"); err == nil {
+		t.Error("took a text")
+	}
+}
+
+// What a hundred thousand pods take is reported; a pod as a whole would be near 20 KiB.
+func BenchmarkMirror(b *testing.B) {
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		m := mirror{byUID: map[string]*resident{}, byNode: map[string]map[string]*resident{}}
+		const pods = 100_000
+		for i := range pods {
+			pod := &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("ns-", i%500), Name: fmt.Sprintf("workload-%d-5d4f8c7b9-abcde", i), UID: types.UID(fmt.Sprintf("0b0d6a0c-52d4-4b36-b4a5-%012d", i))},
+				Spec:       corev1.PodSpec{ServiceAccountName: fmt.Sprint("account-", i%2000), NodeName: fmt.Sprint("node-", i%2000)},
+			}
+			if err := m.Add(pod); err != nil {
+				b.Fatal(err)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/pods, "B/pod")
+		runtime.KeepAlive(&m)
 	}
 }
