@@ -90,27 +90,25 @@ func TestNoChangeGoesUnseen(t *testing.T) {
 	}
 }
 
-// torn returns a log that could not be written to for a while.
+// torn returns a log whose writer was killed in mid-write, and so was the next one.
 func torn(t *testing.T, key crypto.Signer) ([]byte, Checkpoint) {
 	t.Helper()
-	w := &faulty{}
-	l, err := New(w, Options{Replica: "a", Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
+	o := Options{Replica: "a", Key: key, NoSync: true}
+	l := openDir(t, dir, o)
 	appendAll(t, l, entry(1))
-	w.take(50, 120)
-	for range 2 {
-		if err := l.Append(entry(2)); err == nil {
-			t.Fatal("appended")
-		}
-	}
-	appendAll(t, l, entry(3))
-	if err := l.Close(); err != nil {
+	closeLog(t, l)
+	names, texts := files(t, dir)
+	line, _, _ := bytes.Cut(texts[0], []byte("\n"))
+	text := slices.Concat(texts[0], line[:50], []byte("\n"), line[:120])
+	if err := os.WriteFile(names[0], text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, _ := l.Newest()
-	return w.Bytes(), c
+	l = openDir(t, dir, o)
+	appendAll(t, l, entry(3))
+	c := closeLog(t, l)
+	_, texts = files(t, dir)
+	return texts[0], c
 }
 
 // signedBy returns the checkpoint, signed by a key.
