@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
@@ -97,6 +98,9 @@ func setRevocations(r *ca.Revocations, taken func(), log *slog.Logger) func(*cor
 		switch {
 		case err == nil:
 			log.Info("took revocations", "count", n)
+			for _, id := range r.Spared(time.Now()) {
+				log.Error("revocation of Citadel's own identity: nobody else gets it, but its Secret is kept", "id", id)
+			}
 			taken()
 		case r.Ready() != nil:
 			log.Error("revocations are spoilt; nothing is issued until they are put right", "err", err)
