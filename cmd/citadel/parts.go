@@ -50,7 +50,11 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	})
 	keys.then(leader.again)
 	return serve.Parts{
-		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run,
+		"grpc": func(ctx context.Context) error {
+			defer service.Settle()
+			return serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run(ctx)
+		},
+		"refusals": service.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },

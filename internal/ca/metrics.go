@@ -55,7 +55,7 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 			Namespace: "citadel", Subsystem: "server", Name: "refusals_total",
 			Help: "Requests refused, by the rule that they broke.",
 		}, []string{"rule"}),
-		unrecorded: counter("unrecorded_refusals_total", "Refusals that were only counted because there were too many to record."),
+		unrecorded: counter("unrecorded_refusals_total", "Refusals that are neither logged nor in the record but as a number, because there were too many."),
 	}
 	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
 		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right

@@ -34,6 +34,30 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// A line may stand for many refusals, and what is counted is they.
+func TestCountedRefusals(t *testing.T) {
+	var out bytes.Buffer
+	l, err := New(&out, Options{Replica: "a", Key: newKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, l, entry(1), Entry{Event: Refused, Rule: "busy", Request: "r"}, Entry{Event: Refused, Rule: "busy", Count: 37})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	counted := 0
+	r := verify(t, VerifyOptions{See: func(r Record, _ Position) { counted += r.Count }}, out.Bytes())
+	if expectWhole(t, r, 1); r.Chains[0].Refused != 38 || r.Chains[0].Issued != 1 || counted != 37 {
+		t.Errorf("%+v, %d counted", r.Chains[0], counted)
+	}
+	for _, spelt := range []string{`"count":38`, `"count":037`, `"count":3.7e1`, `"count":-37`} {
+		text := bytes.Replace(out.Bytes(), []byte(`"count":37`), []byte(spelt), 1)
+		if r := verify(t, VerifyOptions{}, text); len(r.Breaks) == 0 {
+			t.Errorf("%s: not found", spelt)
+		}
+	}
+}
+
 // TestNoChangeGoesUnseen holds the log to its one promise: whatever single bit is
 // flipped, line removed, repeated or moved, it is found, with a published checkpoint to
 // hold the end; and all but the loss of the end without one.
