@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -102,16 +103,16 @@ func TestRefusalsAreBounded(t *testing.T) {
 		refused(from(bearing(t, "x"), "[2001:db8::1]:1"), 6)
 		refused(from(bearing(t, "x"), "[2001:db8::2]:1"), 1) // which may be the same host
 		refused(from(bearing(t, token), "10.0.0.9:1"), 300)
-		if in := len(kept.entries); in != 3*fullRule {
+		if in := len(kept.all()); in != 3*fullRule {
 			t.Errorf("%d entries in full, want %d", in, 3*fullRule)
 		}
 		for i := range 100 {
 			mustObtain(t, bearing(t, token), service)
-			if in := len(kept.entries); in != 3*fullRule+1+i {
+			if in := len(kept.all()); in != 3*fullRule+1+i {
 				t.Fatalf("%d entries after certificate %d", in, i)
 			}
 		}
-		kept.entries = nil
+		kept.forget()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		more := func(n int) string {
@@ -122,7 +123,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 			{Event: "refused", Peer: "10.0.0.7", Code: "Unauthenticated", Rule: "token", Reason: more(995), Count: 995},
 			{Event: "refused", Peer: "2001:db8::/64", Code: "Unauthenticated", Rule: "token", Reason: more(2), Count: 2},
 		}
-		if d := cmp.Diff(want, kept.entries, cmpopts.IgnoreFields(ledger.Entry{}, "Time")); d != "" {
+		if d := cmp.Diff(want, kept.all(), cmpopts.IgnoreFields(ledger.Entry{}, "Time")); d != "" {
 			t.Error(d)
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
@@ -138,9 +139,9 @@ citadel_server_unrecorded_refusals_total 1292
 		}
 
 		// The next minute begins anew, and its end is not lost.
-		kept.entries = nil
+		kept.forget()
 		refused(bearing(t, token), fullRule+1)
-		if in := len(kept.entries); in != fullRule {
+		if in := len(kept.all()); in != fullRule {
 			t.Errorf("%d entries a minute later", in)
 		}
 		time.Sleep(time.Hour)
@@ -150,8 +151,8 @@ citadel_server_unrecorded_refusals_total 1292
 		}
 		refused(bearing(t, token), fullRule+7)
 		service.Settle()
-		if last := kept.entries[len(kept.entries)-1]; len(kept.entries) != 2*fullRule+2 || last.Count != 7 {
-			t.Errorf("%d entries at the end, the last %+v", len(kept.entries), last)
+		if last := kept.all()[len(kept.all())-1]; len(kept.all()) != 2*fullRule+2 || last.Count != 7 {
+			t.Errorf("%d entries at the end, the last %+v", len(kept.all()), last)
 		}
 	})
 }
@@ -192,6 +193,20 @@ func TestNumbersWithoutARecord(t *testing.T) {
 	if service.Settle(); kept.asked != before+1 {
 		t.Errorf("a record that fails was asked %d times", kept.asked-before)
 	}
+}
+
+// all returns the entries until now, while others append more.
+func (b *book) all() []ledger.Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.entries)
+}
+
+// forget begins the record anew.
+func (b *book) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entries = nil
 }
 
 // failing is a record that cannot be written to.
