@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -32,6 +33,7 @@ func TestFollowConfigMapPastAStuckWatch(t *testing.T) {
 			return false, nil, nil
 		})
 		ctx, stop := context.WithCancel(t.Context())
+		var mu sync.Mutex
 		var told []string
 		var asOf time.Time
 		ended := make(chan error, 1)
@@ -40,18 +42,26 @@ func TestFollowConfigMapPastAStuckWatch(t *testing.T) {
 			ended <- api.FollowConfigMap(Following{
 				Namespace: "mesh", Name: "revoked", Every: 5 * time.Second,
 				Got: func(c *corev1.ConfigMap) {
+					mu.Lock()
+					defer mu.Unlock()
 					if c == nil {
 						told = append(told, "none")
 						return
 					}
 					told = append(told, c.Data["v"])
 				},
-				Confirmed: func(at time.Time) { asOf = at },
+				Confirmed: func(at time.Time) {
+					mu.Lock()
+					defer mu.Unlock()
+					asOf = at
+				},
 			})(ctx)
 		}()
 		expect := func(what string, age time.Duration, states ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if got := time.Since(asOf); got != age || len(told) != len(states) || told[len(told)-1] != states[len(states)-1] {
 				t.Errorf("%s: told %q, %v ago; want %q, %v", what, told, got, states, age)
 			}
