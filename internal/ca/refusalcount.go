@@ -37,8 +37,8 @@ type refusedBy struct {
 
 func (b refusedBy) caller() string { return b.id + b.source } // one of them is empty
 
-// counted are refusals of one caller by one rule.
-type counted struct {
+// share is what there was of one caller by one rule.
+type share struct {
 	full, more int
 }
 
@@ -48,11 +48,11 @@ type refusals struct {
 	since   time.Time
 	full    int
 	callers map[string]int // in full
-	by      map[refusedBy]*counted
+	by      map[refusedBy]*share
 }
 
 func newRefusals(now time.Time) *refusals {
-	return &refusals{since: now, callers: map[string]int{}, by: map[refusedBy]*counted{}}
+	return &refusals{since: now, callers: map[string]int{}, by: map[refusedBy]*share{}}
 }
 
 // inFull reports whether a refusal is to be recorded in full; else it is counted.
@@ -65,7 +65,7 @@ func (r *refusals) inFull(by refusedBy) bool {
 			by.id, by.source = "", ""
 		}
 		if c = r.by[by]; c == nil {
-			c = &counted{}
+			c = &share{}
 			r.by[by] = c
 		}
 	}
@@ -84,7 +84,7 @@ func (r *refusals) inFull(by refusedBy) bool {
 func (r *refusals) take(now time.Time) []ledger.Entry {
 	r.mu.Lock()
 	since, by := r.since, r.by
-	r.since, r.full, r.callers, r.by = now, 0, map[string]int{}, map[refusedBy]*counted{}
+	r.since, r.full, r.callers, r.by = now, 0, map[string]int{}, map[refusedBy]*share{}
 	r.mu.Unlock()
 
 	type number struct {
