@@ -103,6 +103,9 @@ func setRevocations(r *ca.Revocations, taken func(), log *slog.Logger) func(*cor
 		switch {
 		case err == nil:
 			log.Info("took revocations", "count", n)
+			for _, id := range r.Spared(time.Now()) {
+				log.Error("revocation of Citadel's own identity: nobody else gets it, but its Secret is kept", "id", id)
+			}
 			taken()
 		case r.Ready() != nil:
 			log.Error("revocations are spoilt; nothing is issued until they are put right", "err", err)

@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	running, err := process{api: api, settings: s, record: record, log: log, metrics: metrics}.parts(ctx)
 	if err != nil {
-		return err
+		return record.close(err)
 	}
 	log.Info("started", "version", version, "trust_domain", s.authority.TrustDomain.String())
 	return record.close(serve.All(ctx, running))

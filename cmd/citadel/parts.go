@@ -24,7 +24,11 @@ type process struct {
 
 // parts is all that runs in the process.
 func (p process) parts(ctx context.Context) (serve.Parts, error) {
-	s, revocations := p.settings, new(ca.Revocations)
+	s := p.settings
+	revocations := ca.NewRevocations(ca.RevocationsOptions{
+		Window: s.revocationWindow,
+		Own:    mesh.ServiceAccount{Namespace: s.namespace, Name: mesh.ServerAccount(mesh.CitadelService)},
+	})
 	s.authority.Recorder, s.authority.Revocations = p.record, revocations
 	keys, err := openKeyring(ctx, p.api, s, p.log)
 	if err != nil {
@@ -46,14 +50,18 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	})
 	keys.then(leader.again)
 	return serve.Parts{
-		"grpc": serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run,
+		"grpc": func(ctx context.Context) error {
+			defer service.Settle()
+			return serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run(ctx)
+		},
+		"refusals": service.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
 			"authority":    func() error { return authority.Ready(time.Now()) },
 			"issuance log": p.record.Ready,
 			"tokens":       tokens.Ready,
 			"revocations":  revocations.Ready,
-		}, Notes: func() []string { return append(keys.notices(), revocations.Notices()...) }}.Run,
+		}, Notes: func() []string { return append(keys.notices(), revocations.Notices(time.Now())...) }}.Run,
 		"issuance log": p.record.Run,
 		"checkpoints":  p.api.KeepPublished(p.record.publication),
 		"token keys":   tokens.Run,
@@ -61,7 +69,10 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		"leader":       leader.run,
 		"serving certificate": p.api.WatchSecret(s.namespace, mesh.WorkloadSecret(mesh.ServerAccount(mesh.CitadelService)),
 			keys.again(setServing(serving, authority, p.log))),
-		"keys":        keys.follow,
-		"revocations": p.api.WatchConfigMap(s.namespace, mesh.RevocationsConfigMap, setRevocations(revocations, leader.secrets.tell, p.log)),
+		"keys": keys.follow,
+		"revocations": p.api.FollowConfigMap(cluster.Following{
+			Namespace: s.namespace, Name: mesh.RevocationsConfigMap, Every: s.revocationWindow / 6, Log: p.log,
+			Got: setRevocations(revocations, leader.secrets.tell, p.log), Confirmed: revocations.Confirm,
+		}),
 	}, nil
 }

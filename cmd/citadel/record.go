@@ -92,9 +92,15 @@ func checkpointKey(ctx context.Context, api *cluster.API, namespace string) (cry
 const publishTimeout = 3 * time.Second
 
 // close ends the log after all parts have ended, of which err is what came, and
-// publishes how it ended.
+// publishes how it ended. Where that cannot be done the log itself is whole, and whoever
+// stopped the process would only be told of a failure that nobody can mend any more.
 func (r *record) close(err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 	defer cancel()
-	return errors.Join(err, r.Close(), r.api.Publish(ctx, r.publication))
+	err = errors.Join(err, r.Close())
+	if unpublished := r.api.Publish(ctx, r.publication); unpublished != nil {
+		r.publication.Log.WarnContext(ctx, "last checkpoint was not published; "+
+			"that nothing is missing after the one before can be told from the log alone", "err", unpublished)
+	}
+	return err
 }

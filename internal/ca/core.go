@@ -24,6 +24,7 @@ type order struct {
 	short   bool         // ttl is less than was asked for
 	proven  time.Time    // when a token proved the holder
 	serial  *big.Int     // of the certificate that is renewed by itself, else nil
+	secret  bool         // it is for the account's Secret
 	entry   ledger.Entry // how it was asked for
 
 	phases *phases // nil: its time is not measured
@@ -33,7 +34,7 @@ type order struct {
 // certify is the one way to a certificate, for callers and Secrets alike: nobody who
 // is revoked gets one, and nobody gets one that is not in the record.
 func (a *Authority) certify(o order, now time.Time) (*issued, error) {
-	if err := a.options.Revocations.check(o.names.id, o.proven, o.serial); err != nil {
+	if err := a.options.Revocations.check(claim{o.names.id, o.proven, o.serial, o.secret}, now); err != nil {
 		return nil, err
 	}
 	by := a.current.Load()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -30,7 +31,7 @@ func (s *Service) subject(ctx context.Context, caller Caller, md *structpb.Struc
 		}, nil
 	}
 	// A proxy that is revoked gets nothing for others, either.
-	if err := s.authority.options.Revocations.check(id, caller.Proven, nil); err != nil {
+	if err := s.authority.options.Revocations.check(claim{id: id, proven: caller.Proven}, time.Now()); err != nil {
 		return subject{}, unissued(err)
 	}
 	return s.impersonated(ctx, caller, other)

@@ -55,7 +55,7 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 			Namespace: "citadel", Subsystem: "server", Name: "refusals_total",
 			Help: "Requests refused, by the rule that they broke.",
 		}, []string{"rule"}),
-		unrecorded: counter("unrecorded_refusals_total", "Refusals that were only counted because there were too many to record."),
+		unrecorded: counter("unrecorded_refusals_total", "Refusals that are neither logged nor in the record but as a number, because there were too many."),
 	}
 	for _, reason := range []string{notReadyError, csrError, ttlError, signError} {
 		m.unsigned.WithLabelValues(reason) // a series from the start, so that rates are right
@@ -63,6 +63,18 @@ func NewMetrics(r prometheus.Registerer, authority *Authority) *Metrics {
 	if r != nil {
 		r.MustRegister(newCertificates(authority))
 	}
+	revocations := authority.options.Revocations
+	f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "citadel", Subsystem: "server", Name: "revocations_age_seconds",
+		Help: "How old the list of the revoked may be at most; beyond the revocation window nothing is issued."},
+		func() float64 { return revocations.age().Seconds() })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "citadel", Subsystem: "server", Name: "revocations_not_applied",
+		Help: "1 while the list of the revoked cannot be read to the letter, or bars what Citadel itself serves as."},
+		func() float64 {
+			if revocations.applied(time.Now()) {
+				return 0
+			}
+			return 1
+		})
 	signer := func() time.Time { t, _ := authority.Expiry(); return t }
 	root := func() time.Time { _, t := authority.Expiry(); return t }
 	for name, expiry := range map[string]func() time.Time{"cert_chain_expiry": signer, "root_cert_expiry": root} {

@@ -7,12 +7,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -150,49 +147,6 @@ func TestNothingIsIssuedWithoutRecord(t *testing.T) {
 	} else {
 		wantError(t, err, "record: disk full")
 	}
-}
-
-// A stranger cannot fill the record, and does not keep those out of it who are proven.
-func TestRefusalsOfStrangersAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var kept book
-		a, _ := open(t, time.Now(), Options{Recorder: &kept})
-		registry := prometheus.NewRegistry()
-		service := NewService(a, asSleep, ServiceOptions{Metrics: NewMetrics(registry, a)})
-		refused := func(token string) {
-			if _, err := service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{}); err == nil {
-				t.Error("not refused")
-			}
-		}
-		for range 1000 {
-			refused("x")
-		}
-		if len(kept.entries) != unprovenBurst {
-			t.Errorf("%d of 1000 are recorded, want %d", len(kept.entries), unprovenBurst)
-		}
-		refused(token)
-		if last := kept.entries[len(kept.entries)-1]; len(kept.entries) != unprovenBurst+1 || last.ID != sleepID || last.How != "token-review" {
-			t.Errorf("the refusal of one who is proven is not recorded: %+v", last)
-		}
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP citadel_server_refusals_total Requests refused, by the rule that they broke.
-# TYPE citadel_server_refusals_total counter
-citadel_server_refusals_total{rule="csr"} 1
-citadel_server_refusals_total{rule="token"} 1000
-# HELP citadel_server_unrecorded_refusals_total Refusals that were only counted because there were too many to record.
-# TYPE citadel_server_unrecorded_refusals_total counter
-citadel_server_unrecorded_refusals_total 900
-`), "citadel_server_refusals_total", "citadel_server_unrecorded_refusals_total"); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(time.Second)
-		for range 100 {
-			refused("x")
-		}
-		if got := len(kept.entries); got != unprovenBurst+1+unprovenRate {
-			t.Errorf("%d entries a second later", got)
-		}
-	})
 }
 
 // What a stranger may know of the rule that it broke is that it is not proven.

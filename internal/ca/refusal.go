@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -16,14 +15,6 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
-)
-
-// How many refusals are recorded and logged: so many at once, then so many a second;
-// the rest are counted. Whoever proves nobody can be anybody, and must not be able to
-// fill a disk.
-const (
-	unprovenRate, unprovenBurst = 10, 100
-	provenRate, provenBurst     = 50, 1000
 )
 
 // maxWords is the longest reason that is told or recorded, in bytes. It may quote what
@@ -90,14 +81,15 @@ func (r *refusal) told() bool {
 }
 
 // refuse records why a request is refused, and returns what the client may know. Both
-// have the number of the request, so that whoever sees the one finds the other.
+// have the number of the request, so that whoever sees the one finds the other, unless
+// there are so many that the record has only how many there were.
 func (s *Service) refuse(ctx context.Context, c *call, r *refusal) error {
 	s.metrics.refuse(r.rule)
-	limit := s.unproven
+	to, by := s.unproven, refusedBy{source: sourceOf(c.entry.Peer), rule: r.rule, code: r.code}
 	if c.proven {
-		limit = s.proven
+		to, by.id, by.source = s.proven, c.entry.ID, ""
 	}
-	if limit.Allow() {
+	if to.inFull(by) {
 		s.note(ctx, c, r)
 	} else {
 		s.metrics.unrecorded.Inc()
@@ -140,8 +132,4 @@ func shorten(text string) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:maxWords], "") + "…"
-}
-
-func newLimit(perSecond, burst int) *rate.Limiter {
-	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }

@@ -10,10 +10,8 @@ import (
 	"math/big"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
@@ -65,6 +63,14 @@ func (r Revocation) check() (Revocation, error) {
 
 // names tells whether two revocations are of the same.
 func (r Revocation) names(other Revocation) bool { return r.ID == other.ID && r.Serial == other.Serial }
+
+// Bars reports whether an account is shut out altogether: neither what proves it now nor
+// what is made for it now is good.
+func (r Revocation) Bars(account mesh.ServiceAccount, now time.Time) bool {
+	id, err := identity.Parse(r.ID) // its trust domain is not compared
+	return err == nil && id.Namespace() == account.Namespace && id.Account() == account.Name &&
+		(r.Before == nil || r.Before.After(now))
+}
 
 // ParseRevocations reads the data of the ConfigMap mesh.RevocationsConfigMap. It
 // accepts nothing that it does not understand: what is spelled wrongly would
@@ -152,126 +158,4 @@ func editRevocations(data map[string]string, edit func([]Revocation) ([]Revocati
 	}
 	out[mesh.RevocationsKey] = string(text)
 	return out, nil
-}
-
-// errRevocations: nobody can be told from those who are revoked.
-var errRevocations = errors.New("revocations are not read yet")
-
-// errRevoked: the caller or its certificate is revoked.
-var errRevoked = errors.New("revoked")
-
-// Revocations are those in use. They are empty but unread at first, and until
-// [Revocations.Set] nothing is issued. A nil *Revocations revokes nothing.
-type Revocations struct {
-	current atomic.Pointer[revoked]
-	spoilt  atomic.Pointer[string] // why what was found last is not in use; nil where it is
-}
-
-// revoked never changes.
-type revoked struct {
-	accounts map[mesh.ServiceAccount][]Revocation // without UIDs
-	serials  map[string]Revocation
-	listed   string // digest of the serials; empty where there are none
-}
-
-// Set takes the ConfigMap's content from now on, or none for nil, and reports how many
-// revocations there are. On error those before stay in use.
-func (r *Revocations) Set(configMap *corev1.ConfigMap) (n int, err error) {
-	defer func() {
-		if r.spoilt.Store(nil); err != nil {
-			text := err.Error()
-			r.spoilt.Store(&text)
-		}
-	}()
-	var all []Revocation
-	if configMap != nil {
-		if len(configMap.BinaryData) > 0 {
-			return 0, errors.New("holds binary data")
-		}
-		if all, err = ParseRevocations(configMap.Data); err != nil {
-			return 0, err
-		}
-	}
-	next := &revoked{accounts: map[mesh.ServiceAccount][]Revocation{}, serials: map[string]Revocation{}}
-	for _, v := range all {
-		if v.Serial != "" {
-			next.serials[v.Serial] = v
-			continue
-		}
-		id, err := identity.Parse(v.ID)
-		if err != nil {
-			return 0, err
-		}
-		account := mesh.ServiceAccount{Namespace: id.Namespace(), Name: id.Account()}
-		next.accounts[account] = append(next.accounts[account], v)
-	}
-	if serials := slices.Sorted(maps.Keys(next.serials)); len(serials) > 0 {
-		next.listed = digest([]byte(strings.Join(serials, " ")))
-	}
-	r.current.Store(next)
-	return len(all), nil
-}
-
-// basis returns a digest of what the certificate in an account's Secret may be revoked
-// by, empty for nothing, and whether the account is for good.
-func (r *Revocations) basis(account mesh.ServiceAccount) (of string, barred bool) {
-	if r == nil || r.current.Load() == nil {
-		return "", false
-	}
-	current := r.current.Load()
-	of = current.listed
-	for _, v := range current.accounts[mesh.ServiceAccount{Namespace: account.Namespace, Name: account.Name}] {
-		if v.Before == nil {
-			barred = true
-			continue
-		}
-		of += " before " + v.Before.UTC().Format(time.RFC3339Nano)
-	}
-	return of, barred
-}
-
-// Ready reports why nobody can be told from the revoked, for readiness.
-func (r *Revocations) Ready() error {
-	if r != nil && r.current.Load() == nil {
-		return errRevocations
-	}
-	return nil
-}
-
-// Notices are what a human must do: whoever was added to a ConfigMap that is spoilt is not
-// revoked.
-func (r *Revocations) Notices() []string {
-	if r == nil {
-		return nil
-	}
-	if why := r.spoilt.Load(); why != nil {
-		return []string{"revocations: config map " + mesh.RevocationsConfigMap + " is not in use: " + *why}
-	}
-	return nil
-}
-
-// check returns an error for an identity that is revoked as far as proven goes, and
-// for a certificate, nil for none.
-func (r *Revocations) check(id identity.ID, proven time.Time, serial *big.Int) error {
-	if r == nil {
-		return nil
-	}
-	current := r.current.Load()
-	if current == nil {
-		return breaks(RuleRevocations, errRevocations)
-	}
-	// An account has one identity, whatever the trust domain is spelled like: a
-	// revocation that is off by one letter must not leave it in.
-	for _, v := range current.accounts[mesh.ServiceAccount{Namespace: id.Namespace(), Name: id.Account()}] {
-		if v.Before == nil || proven.Before(*v.Before) {
-			return breaks(RuleRevoked, fmt.Errorf("%w: %s: %s", errRevoked, id, v.Reason))
-		}
-	}
-	if serial == nil {
-		return nil
-	}
-	if v, ok := current.serials[serial.Text(16)]; ok {
-		return breaks(RuleRevoked, fmt.Errorf("%w: certificate %s: %s", errRevoked, v.Serial, v.Reason))
-	}
-	return nil
 }

@@ -283,11 +283,11 @@ func TestRevocationsUnreadSpoiltAndGone(t *testing.T) {
 	if _, err := obtain(t, bearing(t, token), service); codeOf(err) != codes.PermissionDenied || r.Ready() != nil {
 		t.Errorf("a spoilt ConfigMap let the revoked in: %v", err)
 	}
-	if notices := r.Notices(); len(notices) != 1 || !strings.Contains(notices[0], "binary data") {
+	if notices := r.Notices(time.Now()); len(notices) != 1 || !strings.Contains(notices[0], "binary data") {
 		t.Errorf("notices of a spoilt ConfigMap: %q", notices)
 	}
 	set(nil, 0, false)
-	if notices := append(r.Notices(), (*Revocations)(nil).Notices()...); len(notices) > 0 {
+	if notices := append(r.Notices(time.Now()), (*Revocations)(nil).Notices(time.Now())...); len(notices) > 0 {
 		t.Errorf("notices: %q", notices)
 	}
 	mustObtain(t, bearing(t, token), service)

@@ -42,7 +42,7 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 		return nil, err
 	}
 	cert, err := a.certify(order{
-		names: n, request: request, ttl: a.options.SecretTTL, proven: now,
+		names: n, request: request, ttl: a.options.SecretTTL, proven: now, secret: true,
 		entry: ledger.Entry{How: string(proofSecret), Policy: policyName("secret", n.id.String(), n.dns, a.options.SecretTTL)},
 	}, now)
 	if err != nil {
@@ -108,7 +108,7 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 		return time.Time{}, fmt.Errorf("%s: holds more than its certificates", mesh.CertChain)
 	}
 	// Where revocations are not read yet, nothing new is made, but nothing is spoilt either.
-	err = a.options.Revocations.check(n.id, madeAt(pair.Leaf), pair.Leaf.SerialNumber)
+	err = a.options.Revocations.check(claim{n.id, madeAt(pair.Leaf), pair.Leaf.SerialNumber, true}, now)
 	if errors.Is(err, errRevoked) {
 		return time.Time{}, err
 	}

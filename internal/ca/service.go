@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -62,11 +61,12 @@ type Service struct {
 	options   ServiceOptions
 	metrics   *Metrics
 
-	unproven, proven *rate.Limiter // of what refusals are recorded
-	own, byNode      string        // policies by name
+	unproven, proven *refusals // that are recorded in full, and the others
+	own, byNode      string    // policies by name
 }
 
 // NewService returns the service that signs with a, for callers that auth proves.
+// [Service.Run] has to run.
 func NewService(a *Authority, auth Authenticator, o ServiceOptions) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -79,7 +79,7 @@ func NewService(a *Authority, auth Authenticator, o ServiceOptions) *Service {
 	}
 	return &Service{
 		authority: a, auth: auth, options: o, metrics: o.Metrics,
-		unproven: newLimit(unprovenRate, unprovenBurst), proven: newLimit(provenRate, provenBurst),
+		unproven: newRefusals(time.Now()), proven: newRefusals(time.Now()),
 		own: policyName("own-identity", settings...), byNode: policyName("pods-of-own-node", settings...),
 	}
 }

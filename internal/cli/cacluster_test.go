@@ -209,6 +209,11 @@ func caClusterChanges() map[string]func(*fakeCluster) {
 			m.Data = map[string]string{mesh.RevocationsKey: "- {sreial: ab, reason: x}\n"}
 			c.objects["configmaps"] = append(c.objects["configmaps"], m)
 		},
+		"revoked-citadel": func(c *fakeCluster) {
+			m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.SystemNamespace, Name: mesh.RevocationsConfigMap}}
+			m.Data = map[string]string{mesh.RevocationsKey: "- {id: spiffe://cluster.local/ns/istio-system/sa/istio-citadel-service-account, reason: x}\n"}
+			c.objects["configmaps"] = append(c.objects["configmaps"], m)
+		},
 		"no-ca": func(c *fakeCluster) { c.objects["secrets"] = nil },
 		"no-log": func(c *fakeCluster) {
 			c.objects["configmaps"] = slices.DeleteFunc(c.objects["configmaps"], func(o metav1.Object) bool { return o.GetName() == mesh.IssuanceLogConfigMap })

@@ -162,8 +162,9 @@ func caLogSearch(env Env) *cobra.Command {
 		Use:   "search [-f FILE]... [--id ID] [--serial SERIAL] ...",
 		Short: "List entries of an issuance log",
 		Long: `List the entries of an issuance log that have all that is asked for: certificates that
-were issued, and requests that were refused. Where the log is broken, that is said on
-standard error, and the entries are listed that fit their own hash.`,
+were issued, and requests that were refused. Of many that were refused in a minute there are
+entries with their number, for a caller and a rule or for a rule. Where the log is broken,
+that is said on standard error, and the entries are listed that fit their own hash.`,
 		Example: `  garrison ca log search --id spiffe://cluster.local/ns/shop/sa/cart --since 24h
   garrison ca log search -f citadel.log --serial 5e:0a:…
   garrison ca log search --event refused --since 1h -o json`,
@@ -193,7 +194,7 @@ standard error, and the entries are listed that fit their own hash.`,
 			return err
 		}
 		q.Leaf, q.From, q.To = byLeaf.Leaf, from, to
-		found, err := s.find(c, q)
+		found, err := s.find(c, q.Matches)
 		if err != nil {
 			return err
 		}
@@ -205,12 +206,12 @@ standard error, and the entries are listed that fit their own hash.`,
 	return c
 }
 
-// find returns the entries that a query looks for, in the order of their time. That
-// the log is broken does not keep them back.
-func (s *logSources) find(c *cobra.Command, q ledger.Query) ([]located, error) {
+// find returns the records that are looked for, in the order of their time. That the log is
+// broken does not keep them back.
+func (s *logSources) find(c *cobra.Command, is func(ledger.Record) bool) ([]located, error) {
 	found := []located{}
 	report, err := s.read(c, func(l located) {
-		if q.Matches(l.Record) {
+		if is(l.Record) {
 			found = append(found, l)
 		}
 	})
@@ -247,8 +248,11 @@ func writeEntries(w io.Writer, found []located) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "TIME\tEVENT\tID\tHOW\tSERIAL\tRULE\tREQUEST\tREPLICA")
 	for _, l := range found {
-		row := []string{l.Time.UTC().Format(time.RFC3339)}
-		for _, text := range []string{l.Event, l.ID, l.How, l.Serial, l.Rule, l.Request, l.Replica} {
+		row, event := []string{l.Time.UTC().Format(time.RFC3339)}, l.Event
+		if l.Count > 0 {
+			event = fmt.Sprintf("%d %s", l.Count, l.Event)
+		}
+		for _, text := range []string{event, l.ID, l.How, l.Serial, l.Rule, l.Request, l.Replica} {
 			row = append(row, orDash(plain(text)))
 		}
 		fmt.Fprintln(table, strings.Join(row, "\t"))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 	corev1 "k8s.io/api/core/v1"
@@ -86,6 +87,14 @@ func TestLogsOfPods(t *testing.T) {
 	if err == nil {
 		err = l.Append(ledger.Entry{Event: ledger.Refused, Request: "HERE", Rule: "busy", Code: "ResourceExhausted"})
 	}
+	for i, counted := range []int{4, 37} {
+		if err == nil {
+			err = l.Append(ledger.Entry{
+				Time: time.Date(2000, 1, 1, 0, i, 0, 0, time.UTC), Event: ledger.Refused, ID: "spiffe://cluster.local/ns/shop/sa/cart",
+				Rule: "busy", Code: "ResourceExhausted", Reason: "more", Count: counted,
+			})
+		}
+	}
 	if err == nil {
 		err = l.Close()
 	}
@@ -125,6 +134,22 @@ func TestLogsOfPods(t *testing.T) {
 	out, err = c.run(t, "ca", "why", "HERE")
 	if err != nil || !strings.Contains(out, "replica:   "+second) || !strings.Contains(out, "the client comes back") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	// What is counted is told where it is looked for, and where somebody looks for one of it.
+	out, err = c.run(t, "ca", "log", "search", "--pod", second, "--event", "refused")
+	if err != nil || !strings.Contains(out, "  37 refused  spiffe://cluster.local/ns/shop/sa/cart  ") || strings.Count(out, "\n") != 4 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err = c.run(t, "ca", "log", "verify", "--pod", second); err != nil || !strings.Contains(out, "0 issued, 42 refused") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	_, err = c.run(t, "ca", "why", "GONE")
+	if err == nil || !strings.Contains(err.Error(), "or one of the 41 refusals that are there by number alone, as 37 of "+
+		"spiffe://cluster.local/ns/shop/sa/cart by rule busy up to 2000-01-01T00:01:00Z") {
+		t.Errorf("%v", err)
+	}
+	if _, err = c.run(t, "ca", "why", "GONE", "--pod", first); err == nil || strings.Contains(err.Error(), "number") {
+		t.Errorf("%v", err)
 	}
 	out, err = c.run(t, "ca", "log", "search", "--pod", first)
 	if err != nil || strings.Contains(out, "HERE") || !strings.Contains(out, "WQ7T3N5KD2YFMA6C") {

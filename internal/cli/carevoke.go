@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ An identity that is revoked gets no certificate by any means, and its Secret is 
 With --before, only what was proven before then counts no more: pods come with
 a new token and are issued again, while a certificate that somebody took away with its key cannot be
 renewed. A certificate that is revoked cannot renew itself; its pod's token still can.
+What Citadel itself serves as can only be revoked with --before.
 
 Certificates that are out already go on to be accepted by other workloads until they
 end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
@@ -67,13 +69,15 @@ end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
 		if _, err := ca.AddRevocation(nil, r); err != nil { // before a cluster is asked
 			return mistaken(c, err)
 		}
+		namespace := cmp.Or(a.overrides.Context.Namespace, mesh.SystemNamespace)
+		if !undo && r.Bars(ownAccount(namespace), time.Now()) {
+			return mistaken(c, fmt.Errorf("%s is what Citadel itself serves as: without it nobody would get a certificate. "+
+				"If its key was stolen, --before now has a new one made at once; the old one can pose as Citadel until its certificate ends, "+
+				"or the root is changed: \"The CA's key was stolen\" in docs/ca-runbook.md", args[0]))
+		}
 		client, err := a.needed()
 		if err != nil {
 			return err
-		}
-		namespace := a.overrides.Context.Namespace
-		if namespace == "" {
-			namespace = mesh.SystemNamespace
 		}
 		err = editRevocations(c.Context(), client, namespace, func(data map[string]string) (map[string]string, error) { return edit(data, r) })
 		if err != nil {
@@ -83,6 +87,11 @@ end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
 		return err
 	}
 	return c
+}
+
+// ownAccount is the account that Citadel serves as, in the namespace that it runs in.
+func ownAccount(namespace string) mesh.ServiceAccount {
+	return mesh.ServiceAccount{Namespace: namespace, Name: mesh.ServerAccount(mesh.CitadelService)}
 }
 
 // revocationOf reads the command line. What is wrong with the target, ca says.

@@ -79,7 +79,7 @@ func (r standingReader) read(ctx context.Context) (*caStanding, error) {
 	switch {
 	case err == nil:
 		read++
-		s.revoked(revoked)
+		s.revoked(revoked, r.now)
 	case apierrors.IsNotFound(err):
 		read++
 	default:
@@ -198,8 +198,9 @@ func (s *caStanding) published(data map[string]string) {
 
 // revoked tells who is refused. Of a ConfigMap that cannot be read to the letter, Citadel
 // takes nothing: replicas go on with what they had.
-func (s *caStanding) revoked(m *corev1.ConfigMap) {
-	_, err := new(ca.Revocations).Set(m)
+func (s *caStanding) revoked(m *corev1.ConfigMap, now time.Time) {
+	set := ca.NewRevocations(ca.RevocationsOptions{Own: ownAccount(m.Namespace)})
+	_, err := set.Set(m)
 	var all []ca.Revocation
 	if err == nil {
 		all, err = ca.ParseRevocations(m.Data)
@@ -209,4 +210,7 @@ func (s *caStanding) revoked(m *corev1.ConfigMap) {
 		return
 	}
 	s.Revocations = append(s.Revocations, all...)
+	for _, id := range set.Spared(now) {
+		s.Attention = append(s.Attention, "undo the revocation of "+id+": it is what Citadel itself serves as, and its Secret is kept all the same")
+	}
 }

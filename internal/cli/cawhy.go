@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +25,8 @@ func caWhy(env Env) *cobra.Command {
 		Use:   "why ID [-f FILE]...",
 		Short: "Say why Citadel refused a request for a certificate",
 		Long: `Say which rule a request for a certificate broke, whose it was, and what to do about it.
-ID is what Citadel answered the client with, and logged: the id of the request.`,
+ID is what Citadel answered the client with, and logged: the id of the request. Of many
+refusals in a minute, the log has only how many there were.`,
 		Example: `  garrison ca why 4be0a5f1c26d7f3e
   garrison ca why 4be0a5f1c26d7f3e -f citadel.log`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -43,12 +45,16 @@ ID is what Citadel answered the client with, and logged: the id of the request.`
 		if err := errors.Join(s.check(), checkFormat(format)); err != nil {
 			return mistaken(c, err)
 		}
-		entries, err := s.find(c, ledger.Query{Request: args[0]})
+		var counted numbers
+		entries, err := s.find(c, func(r ledger.Record) bool {
+			counted.see(r)
+			return ledger.Query{Request: args[0]}.Matches(r)
+		})
 		if err != nil {
 			return err
 		}
 		if len(entries) == 0 {
-			return fmt.Errorf("request %q: not in the log: it may be older than what is kept of it, or another replica's", args[0])
+			return fmt.Errorf("request %q: not in the log: it may be older than what is kept of it, or another replica's%s", args[0], counted)
 		}
 		var found []reasoned
 		for _, l := range entries {
@@ -72,6 +78,31 @@ ID is what Citadel answered the client with, and logged: the id of the request.`
 		return nil
 	}
 	return c
+}
+
+// numbers are the refusals that a log has by number alone, of which any may be the one that
+// somebody looks for.
+type numbers struct {
+	all  int
+	last ledger.Record // which stands for some of them
+}
+
+func (n *numbers) see(r ledger.Record) {
+	if r.Event != ledger.Refused || r.Count == 0 {
+		return
+	}
+	if n.all += r.Count; !r.Time.Before(n.last.Time) {
+		n.last = r
+	}
+}
+
+func (n numbers) String() string {
+	if n.all == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", or one of the %d refusals that are there by number alone, as %d of %s by rule %s up to %s; "+
+		"\"garrison ca log search --event refused\" has all, and what the client was answered says what it may know of its own",
+		n.all, n.last.Count, plain(cmp.Or(n.last.ID, n.last.Peer, "several callers")), plain(n.last.Rule), n.last.Time.UTC().Format(time.RFC3339))
 }
 
 func (r reasoned) write(w io.Writer) error {

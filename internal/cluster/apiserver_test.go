@@ -48,6 +48,7 @@ func TestAPIServer(t *testing.T) {
 		"WarnOfSecret":   testWarnOfSecret,
 		"WatchSecret":    testWatchSecret,
 		"WatchConfigMap": testWatchConfigMap,
+		"followed map":   testFollowConfigMap,
 		"WatchWebhooks":  testWatchWebhooks,
 		"namespaces":     testNamespaces,
 		"nodes":          testNodes,

@@ -23,6 +23,7 @@
 //	                events: create
 //	WatchSecret     secrets: list, watch by name
 //	WatchConfigMap  configmaps: list, watch by name
+//	FollowConfigMap configmaps: list, watch by name
 //	WatchNamespaces namespaces: get, list, watch
 //	WatchNodes      nodes: list, watch
 //	Tokens          tokenreviews (authentication.k8s.io): create
@@ -49,7 +50,7 @@
 // "By name" means that resourceNames may limit the verbs up to the semicolon, list
 // and watch included: those watches select by metadata.name, and create where it is
 // server-side apply that creates. Lead, what begins with Create, Ensure and Read,
-// WatchSecret, WatchConfigMap and KeepPublished need their rights in one namespace,
+// WatchSecret, WatchConfigMap, FollowConfigMap and KeepPublished need their rights in one namespace,
 // SelfTest that to create pods in those that it is given, the others cluster-wide.
 //
 // client-go's own log lines go where klog sends them; a command that wants them in
@@ -134,7 +135,7 @@ func open(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go, liveread.go and secrets.go
+	config.QPS = -1 // limited by how many are under way and how often, in token.go, jwks.go, liveread.go, following.go and secrets.go
 	reviews, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err

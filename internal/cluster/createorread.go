@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 )
 
 // attemptTimeout bounds one request of those that are repeated.
@@ -85,18 +86,23 @@ func (a *API) ReadSecret(ctx context.Context, namespace, name string) (*corev1.S
 // name do, so that they need no other right.
 func (a *API) ReadConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
 	found, err := patiently(ctx, func(ctx context.Context) (*corev1.ConfigMap, error) {
-		var o metav1.ListOptions
-		only(name)(&o)
-		list, err := a.Client.CoreV1().ConfigMaps(namespace).List(ctx, o)
-		if err != nil || len(list.Items) == 0 {
-			return nil, err
-		}
-		return &list.Items[0], nil
+		return listOne(ctx, a.Client, key{Namespace: namespace, Name: name})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("config map %s/%s: %w", namespace, name, err)
 	}
 	return found, nil
+}
+
+// listOne returns the ConfigMap of that name, nil where there is none, as the storage has it.
+func listOne(ctx context.Context, client kubernetes.Interface, k key) (*corev1.ConfigMap, error) {
+	var o metav1.ListOptions // without a version no cache may answer with what was
+	only(k.Name)(&o)
+	list, err := client.CoreV1().ConfigMaps(k.Namespace).List(ctx, o)
+	if err != nil || len(list.Items) == 0 {
+		return nil, err
+	}
+	return &list.Items[0], nil
 }
 
 // patiently repeats an attempt until it succeeds, fails for good, or ctx ends.

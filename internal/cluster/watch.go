@@ -55,11 +55,7 @@ func watchOne[T any, P object[T]](ctx context.Context, informer cache.SharedInde
 		if err != nil {
 			return err
 		}
-		now := state{known: true}
-		if found != nil {
-			now.uid, now.version = P(found).GetUID(), P(found).GetResourceVersion()
-		}
-		if now != last {
+		if now := stateOf[T, P](found); now != last {
 			last = now
 			got(P(found).DeepCopy())
 		}
@@ -73,6 +69,14 @@ type state struct {
 	known   bool
 	uid     types.UID
 	version string
+}
+
+func stateOf[T any, P object[T]](found *T) state {
+	now := state{known: true}
+	if found != nil {
+		now.uid, now.version = P(found).GetUID(), P(found).GetResourceVersion()
+	}
+	return now
 }
 
 // follow runs the informer until ctx ends and calls changed when it has all

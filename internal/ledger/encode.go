@@ -67,6 +67,9 @@ func (r *Record) appendTo(b []byte) []byte {
 	b = appendField(b, `,"code":`, r.Code)
 	b = appendField(b, `,"rule":`, r.Rule)
 	b = appendField(b, `,"reason":`, r.Reason)
+	if r.Count > 0 {
+		b = strconv.AppendInt(append(b, `,"count":`...), int64(r.Count), 10)
+	}
 	b = appendField(b, `,"replica":`, r.Replica)
 	b = appendBytes(b, `,"publicKey":"`, r.PublicKey)
 	b = appendBytes(b, `,"signature":"`, r.Signature)

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// Entry is one certificate that was made, or one request that was refused. What is not
+// Entry is one certificate that was made, or one request that was refused, or so many. What is not
 // known is empty, and so is what does not apply.
 type Entry struct {
 	Time     time.Time `json:"time"` // zero: now
@@ -29,6 +29,8 @@ type Entry struct {
 	Code   string `json:"code,omitempty"`
 	Rule   string `json:"rule,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Count is how many refusals a line stands for that have none of their own; 0: it is of one.
+	Count int `json:"count,omitempty"`
 }
 
 // Longest text and list of names that an entry keeps, in bytes and names. A line must

@@ -26,7 +26,7 @@ const (
 	Refused = "refused"
 
 	opened     = "opened"     // the first line of each run, and of each file
-	resumed    = "resumed"    // the first line after some could not be written
+	resumed    = "resumed"    // lines could not be written for a while
 	checkpoint = "checkpoint" // signs the line before it
 )
 

@@ -1,9 +1,9 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -37,9 +37,10 @@ var (
 
 // Log is an append-only log of one replica. Its methods may be called at the same time.
 //
-// What could not be written whole is never part of the chain: callers get an error, and
-// the first record that can be written again says which broken lines stand before it.
-// An entry whose Append returned an error may be in the log all the same, where the
+// Where a write was cut, callers get an error, and the next one goes on with the line that
+// was begun, so that however often that happens, half a line is all that is owed. Only a
+// process that ends in between leaves a broken one; the opening of the next says which.
+// So an entry whose Append returned an error may be in the log all the same, as where the
 // write was whole and its confirmation was lost: there may be more in the log than was
 // handed out, never less.
 type Log struct {
@@ -62,7 +63,9 @@ type Log struct {
 	head    Hash
 	signed  uint64 // the last record that a checkpoint is about
 	newline bool   // the last line lacks its end
-	torn    []Hash // of broken lines since the last record
+	half    []byte // the rest of a line that was begun, its end included; or nil
+	whole   Hash   // of the record in that line
+	torn    []Hash // of broken lines that another process left after the last record
 	buffer  []byte
 	lines   []written
 
@@ -253,17 +256,21 @@ func conclude(batch []*pending, err error) {
 	}
 }
 
-// prepare fills the buffer with what must come before any entry: the end of a broken
-// line, and an opening or a resumption where one is due.
+// prepare fills the buffer with what must come before any entry: the rest of a line that
+// was begun or broken, and an opening or a resumption where one is due.
 func (l *Log) prepare() {
 	l.buffer, l.lines = l.buffer[:0], l.lines[:0]
-	if l.newline {
+	switch {
+	case l.newline:
 		l.buffer = append(l.buffer, '\n')
+	case l.half != nil:
+		l.buffer = append(l.buffer, l.half...)
+		l.lines = append(l.lines, written{len(l.buffer), l.whole})
 	}
-	own := Record{Entry: Entry{Time: time.Now()}, Replica: l.o.Replica, Torn: l.torn}
+	own := Record{Entry: Entry{Time: time.Now()}, Replica: l.o.Replica}
 	switch first := l.err.Load() == nil && l.out.begin(l.seq+1); {
-	case first || !l.opened:
-		own.Event, own.PublicKey = opened, l.signer.public
+	case first || !l.opened && l.half == nil: // else that is the opening
+		own.Event, own.PublicKey, own.Torn = opened, l.signer.public, l.torn
 	case l.err.Load() != nil:
 		own.Event = resumed
 	default:
@@ -308,24 +315,24 @@ func (l *Log) flush() error {
 }
 
 // account takes note of the first n bytes of the buffer as written. Records that are
-// whole but for their line's end are in the chain: the end will follow.
+// whole but for their line's end are in the chain: the end will follow. Of one that was
+// only begun the rest will, and of those after it nothing.
 func (l *Log) account(n int) {
 	whole := 0
 	if l.newline && n > 0 {
 		l.newline, whole = false, 1
 	}
-	for _, line := range l.lines {
+	for i, line := range l.lines {
 		if n < line.end-1 {
-			break
+			if n > whole || i == 0 && l.half != nil {
+				l.half, l.whole = bytes.Clone(l.buffer[n:line.end]), line.hash
+			}
+			return
 		}
 		l.seq++
-		l.head, l.torn, l.opened = line.hash, nil, true
+		l.head, l.half, l.torn, l.opened = line.hash, nil, nil, true
 		l.newline = n < line.end
 		whole = line.end
-	}
-	if n > whole {
-		l.newline = true
-		l.torn = append(l.torn, sha256.Sum256(l.buffer[whole:n]))
 	}
 }
 

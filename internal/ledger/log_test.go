@@ -86,6 +86,40 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
+// However often a write is cut, in whatever places, the log owes no more than the rest of
+// one line, and what it says when it can be written to again is no longer for it.
+func TestCutAgainAndAgain(t *testing.T) {
+	key := newKey(t)
+	once := 0
+	for _, times := range []int{1, 1000} {
+		w := &faulty{}
+		l, err := New(w, Options{Replica: "a", Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		appendAll(t, l, entry(1))
+		for i := range times {
+			w.take(1 + i%3)
+			if err := l.Append(entry(2)); !errors.Is(err, errFull) {
+				t.Fatal(err)
+			}
+		}
+		before := w.Len()
+		appendAll(t, l, entry(3))
+		length := w.Len() - before
+		if times == 1 {
+			once = length
+		}
+		if length > 2*once {
+			t.Errorf("after %d cuts %d bytes, after one %d", times, length, once)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		expectWhole(t, verify(t, VerifyOptions{}, w.Bytes()), 1)
+	}
+}
+
 // A log whose first line cannot be written is not ready until it can be.
 func TestUnwritableFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -167,7 +167,7 @@ func (v *Verifier) record(r Record) {
 	case Issued:
 		c.Issued++
 	case Refused:
-		c.Refused++
+		c.Refused += max(r.Count, 1)
 	}
 	v.compare(c, r)
 }

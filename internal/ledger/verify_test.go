@@ -34,6 +34,30 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// A line may stand for many refusals, and what is counted is they.
+func TestCountedRefusals(t *testing.T) {
+	var out bytes.Buffer
+	l, err := New(&out, Options{Replica: "a", Key: newKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, l, entry(1), Entry{Event: Refused, Rule: "busy", Request: "r"}, Entry{Event: Refused, Rule: "busy", Count: 37})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	counted := 0
+	r := verify(t, VerifyOptions{See: func(r Record, _ Position) { counted += r.Count }}, out.Bytes())
+	if expectWhole(t, r, 1); r.Chains[0].Refused != 38 || r.Chains[0].Issued != 1 || counted != 37 {
+		t.Errorf("%+v, %d counted", r.Chains[0], counted)
+	}
+	for _, spelt := range []string{`"count":38`, `"count":037`, `"count":3.7e1`, `"count":-37`} {
+		text := bytes.Replace(out.Bytes(), []byte(`"count":37`), []byte(spelt), 1)
+		if r := verify(t, VerifyOptions{}, text); len(r.Breaks) == 0 {
+			t.Errorf("%s: not found", spelt)
+		}
+	}
+}
+
 // TestNoChangeGoesUnseen holds the log to its one promise: whatever single bit is
 // flipped, line removed, repeated or moved, it is found, with a published checkpoint to
 // hold the end; and all but the loss of the end without one.
@@ -90,27 +114,25 @@ func TestNoChangeGoesUnseen(t *testing.T) {
 	}
 }
 
-// torn returns a log that could not be written to for a while.
+// torn returns a log whose writer was killed in mid-write, and so was the next one.
 func torn(t *testing.T, key crypto.Signer) ([]byte, Checkpoint) {
 	t.Helper()
-	w := &faulty{}
-	l, err := New(w, Options{Replica: "a", Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
+	o := Options{Replica: "a", Key: key, NoSync: true}
+	l := openDir(t, dir, o)
 	appendAll(t, l, entry(1))
-	w.take(50, 120)
-	for range 2 {
-		if err := l.Append(entry(2)); err == nil {
-			t.Fatal("appended")
-		}
-	}
-	appendAll(t, l, entry(3))
-	if err := l.Close(); err != nil {
+	closeLog(t, l)
+	names, texts := files(t, dir)
+	line, _, _ := bytes.Cut(texts[0], []byte("\n"))
+	text := slices.Concat(texts[0], line[:50], []byte("\n"), line[:120])
+	if err := os.WriteFile(names[0], text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, _ := l.Newest()
-	return w.Bytes(), c
+	l = openDir(t, dir, o)
+	appendAll(t, l, entry(3))
+	c := closeLog(t, l)
+	_, texts = files(t, dir)
+	return texts[0], c
 }
 
 // signedBy returns the checkpoint, signed by a key.
