@@ -3,9 +3,10 @@ package ca
 import (
 	"bytes"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -177,6 +178,14 @@ func TestHeldByCA(t *testing.T) {
 	tornChain := files(t, signer, path, path[2:])
 	tornChain[mesh.CertChain] = []byte("x")
 
+	dearKey := ecdsaKey(t, elliptic.P521()) // no signature is verified with it, not even its own
+	template := *corp.cert
+	template.PublicKey = nil
+	dear, err := x509.CreateCertificate(rand.Reader, &template, &template, dearKey.Public(), dearKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+
 	below, ofCorp := inUse(t, root.cert), inUse(t, corp.cert)
 	for name, c := range map[string]struct {
 		roots  RootsInUse
@@ -198,6 +207,8 @@ func TestHeldByCA(t *testing.T) {
 		"no key":    {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificates(path)}), "signer absent ca-key.pem: not there | intermediate  | root "},
 		"torn chain": {ofCorp, plugged(tornChain), "signer fits does not verify by the roots in use: signed by none of them | " +
 			"intermediate  cert-chain.pem: holds something else than certificates | root "},
+		"dear key": {ofCorp, plugged(map[string][]byte{mesh.CACertKey: []byte(inPEM("CERTIFICATE", dear)), mesh.CAKeyKey: keyText(t, dearKey)}),
+			"signer fits does not verify by the roots in use: certificate \"CN=corp\": key: ECDSA on P-521: only P-256 and P-384 are accepted"},
 		"empty": {ofCorp, plugged(nil), "signer  ca-cert.pem: no certificate"},
 	} {
 		var got []string
@@ -217,7 +228,7 @@ func TestHeldByCA(t *testing.T) {
 func TestHeldFindsNoMoreThanCitadel(t *testing.T) {
 	a, path := openBelow(t, noon)
 	s := newSecret(t, a, sleep, noon)
-	roots, random := inUse(t, path[2]), rand.New(rand.NewPCG(1, 2))
+	roots, random := inUse(t, path[2]), mathrand.New(mathrand.NewPCG(1, 2))
 	damage := []func([]byte) []byte{
 		func(b []byte) []byte { b[random.IntN(len(b))] ^= 1 << random.IntN(8); return b },
 		func(b []byte) []byte { return b[:random.IntN(len(b))] },
