@@ -33,6 +33,18 @@ func corporate(t testing.TB, name string) authorityCert {
 	return authorityCert{parseLeaf(t, inPEM("CERTIFICATE", der)), key}
 }
 
+// selfSigned is ca with another certificate over its key, by itself.
+func (ca authorityCert) selfSigned(t testing.TB) authorityCert {
+	t.Helper()
+	template := *ca.cert
+	template.PublicKey = nil
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, ca.key.Public(), ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authorityCert{parseLeaf(t, inPEM("CERTIFICATE", der)), ca.key}
+}
+
 // resigned is ca with another certificate over its key, by parent.
 func (ca authorityCert) resigned(t testing.TB, parent authorityCert, change func(*x509.Certificate)) authorityCert {
 	t.Helper()
@@ -277,15 +289,33 @@ func selfSignedLeaf(t *testing.T) *x509.Certificate {
 	return parseLeaf(t, inPEM("CERTIFICATE", der))
 }
 
+// Whatever the files hold, there is an error that does not tell the key, or a CA that can
+// sign. The keys are made once, and are of the kind that signs fastest.
 func FuzzPluggedFiles(f *testing.F) {
-	root := corporate(f, "root")
-	middle := root.below(f, "middle", nil)
+	root, other := corporate(f, "root"), corporate(f, "other")
+	for _, ca := range []*authorityCert{&root, &other} {
+		ca.key = ecdsaKey(f, elliptic.P256())
+		*ca = ca.selfSigned(f)
+	}
+	middle := root.below(f, "middle", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign })
 	last := middle.below(f, "last", nil)
-	good := files(f, last, certs(middle), certs(root))
-	f.Add(good["ca-cert.pem"], good["ca-key.pem"], good["cert-chain.pem"], good["root-cert.pem"], []byte(nil), false)
-	f.Add(encodeCertificates(certs(last, middle)), good["ca-key.pem"], []byte(nil), good["root-cert.pem"], []byte(nil), true)
-	f.Add(good["ca-cert.pem"], good["ca-key.pem"], good["cert-chain.pem"], good["root-cert.pem"], list(f, root), false)
+	ended := root.below(f, "ended", func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) })
+	limited := root.below(f, "limited", func(c *x509.Certificate) { c.PermittedURIDomains = []string{"example.com"} })
+	pieces := [][]byte{
+		encodeCertificate(last.cert), encodeCertificate(middle.cert), encodeCertificate(root.cert), encodeCertificate(other.cert),
+		keyText(f, last.key), keyText(f, root.key), list(f, root), list(f, middle), list(f, middle, last.cert),
+		encodeCertificate(ended.cert), keyText(f, ended.key), encodeCertificate(limited.cert), keyText(f, limited.key), []byte(" \n"),
+	}
+	f.Add(pick(0), pick(4), pick(1), pick(2), pick(), false)
+	f.Add(pick(0), pick(4), pick(0, 1, 2), pick(3, 2), pick(6, 7), false)
+	f.Add(pick(0, 1), pick(4), pick(), pick(2), pick(), true)
+	f.Add(pick(2), pick(5), pick(13), pick(2), pick(8), false)
+	f.Add(pick(9), pick(10), pick(), pick(2), pick(), false)
+	f.Add(pick(11, 2), pick(12), pick(), pick(2), pick(6), true)
+	f.Add(append(pick(0), 5, 0, 30, 1), append(pick(4), 4, 0, 9, 'A'), append(pick(1), 6, 0, 60, 0), append(pick(2), 7, 0, 9, 1), pick(), false)
 	f.Fuzz(func(t *testing.T, cert, key, chain, roots, crl []byte, tls bool) {
+		cert, key, chain = spoil(cert, pieces), spoil(key, pieces), spoil(chain, pieces)
+		roots, crl = spoil(roots, pieces), spoil(crl, pieces)
 		m := map[string][]byte{"ca-cert.pem": cert, "ca-key.pem": key, "cert-chain.pem": chain, "root-cert.pem": roots}
 		if tls {
 			m = map[string][]byte{"tls.crt": cert, "tls.key": key, "ca.crt": roots}
