@@ -190,6 +190,11 @@ func abuseNoNodeProxy(t *testing.T) {
 	_, err := impersonate(t, bearing(t, token), trusting(a, beside, node()), httpbinID)
 	expectRefusal(t, err, codes.Unauthenticated, "request impersonation authentication failure")
 	kept.expectRefusal(t, err, RuleImpersonator)
+	if info := errorInfo(t, err); info.Reason != "IMPERSONATION" {
+		t.Errorf("told %q", info.Reason)
+	}
+	_, err = impersonate(t, bearing(t, token), trusting(a, asZtunnel, nil), httpbinID) // where nobody knows what runs
+	expectRefusal(t, err, codes.Unauthenticated, "request impersonation authentication failure")
 }
 
 func abuseImpersonationByCertificate(t *testing.T) {

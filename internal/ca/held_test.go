@@ -53,6 +53,9 @@ func TestHeldOfOwnSecrets(t *testing.T) {
 		if noted.Fingerprint != want.Fingerprint || !noted.NotAfter.Equal(want.NotAfter) || len(noted.Problems) > 0 {
 			t.Errorf("%s: annotations: %+v", name, noted)
 		}
+		if h := (RootsInUse{}).Annotations(s.ObjectMeta, noon); len(h.Problems) > 0 {
+			t.Errorf("%s, roots not known: annotations: %q", name, h.Problems)
+		}
 		ended := leaf.NotAfter.Add(time.Second)
 		for _, h := range []Held{roots.Secret(s, ended), roots.Annotations(s.ObjectMeta, ended)} {
 			if len(h.Problems) != 1 || !strings.HasPrefix(h.Problems[0], "ended at ") {
@@ -177,6 +180,11 @@ func TestHeldByCA(t *testing.T) {
 	tornChain := files(t, signer, path, path[2:])
 	tornChain[mesh.CertChain] = []byte("x")
 
+	// A name alone makes no root: this one was signed with another key.
+	posing := ecdsaKey(t, elliptic.P256())
+	namesake := *corp.cert
+	namesake.PublicKey = posing.Public()
+	feigned := authorityCert{corp.cert, ecdsaKey(t, elliptic.P256())}.resigned(t, authorityCert{&namesake, posing}, func(*x509.Certificate) {})
 	dear := authorityCert{corp.cert, ecdsaKey(t, elliptic.P521())}.selfSigned(t) // with that key nothing is verified, not even itself
 
 	below, ofCorp := inUse(t, root.cert), inUse(t, corp.cert)
@@ -202,6 +210,8 @@ func TestHeldByCA(t *testing.T) {
 			"intermediate  cert-chain.pem: holds something else than certificates | root "},
 		"dear key": {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificate(dear.cert), mesh.CAKeyKey: keyText(t, dear.key)}),
 			"signer fits does not verify by the roots in use: certificate \"CN=corp\": key: ECDSA on P-521: only P-256 and P-384 are accepted"},
+		"feigned root": {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificate(feigned.cert), mesh.CAKeyKey: keyText(t, feigned.key)}),
+			"signer fits does not verify by the roots in use: signed by none of them"},
 		"empty": {ofCorp, plugged(nil), "signer  ca-cert.pem: no certificate"},
 	} {
 		var got []string
@@ -212,7 +222,9 @@ func TestHeldByCA(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant\n%s", name, strings.Join(got, " | "), c.want)
 		}
 	}
-	if h := below.CASecret(made, noon); h[0].Signer != fingerprint(root.cert) || !slices.Equal(h[0].Roots, []string{fingerprint(root.cert)}) {
+	cert := parseLeaf(t, string(made.Data[mesh.CACertKey]))
+	if h := below.CASecret(made, noon); h[0].Fingerprint != fingerprint(cert) || h[0].Subject != cert.Subject.String() ||
+		!h[0].NotAfter.Equal(cert.NotAfter) || h[0].Signer != fingerprint(root.cert) || !slices.Equal(h[0].Roots, []string{fingerprint(root.cert)}) {
 		t.Errorf("the intermediate: %+v", h[0])
 	}
 }

@@ -117,6 +117,7 @@ func TestPluggedAccepts(t *testing.T) {
 		m[name] = text
 		return m
 	}
+	narrow := middle.resigned(t, root, func(c *x509.Certificate) { c.MaxPathLen = 1 })
 	for name, c := range map[string]struct {
 		files  map[string][]byte
 		length int // of what follows the leaf
@@ -136,7 +137,9 @@ func TestPluggedAccepts(t *testing.T) {
 		"the root itself":                {files(t, root, nil, certs(root)), 0},
 		"made by istiod":                 {with("istio-generated", []byte{}), 2},
 		"with lists":                     {with("ca-crl.pem", append(list(t, root), list(t, middle)...)), 2},
+		"with a list of others":          {with("ca-crl.pem", append(list(t, root), list(t, middle, root.cert)...)), 2},
 		"with a list of its own besides": {with("ca-crl.pem", append(append(list(t, root), list(t, middle)...), list(t, last)...)), 2},
+		"one CA may be below":            {files(t, narrow.below(t, "last", nil), certs(narrow), certs(root)), 2},
 		"type kubernetes.io/tls": {map[string][]byte{
 			"tls.crt": encodeCertificates(certs(last, middle)), "tls.key": plain["ca-key.pem"], "ca.crt": plain["root-cert.pem"],
 		}, 2},
@@ -156,6 +159,30 @@ func TestPluggedAccepts(t *testing.T) {
 				t.Errorf("status %+v", st)
 			}
 		})
+	}
+}
+
+// Identifiers of keys need not be there above the signer. Where one is not, there is
+// nothing to compare the other with.
+func TestPluggedAcceptsWithoutKeyIdentifiers(t *testing.T) {
+	root, bare := corporate(t, "root"), bareRoot(t)
+	middle := root.below(t, "middle", nil)
+	unnamed := *middle.cert
+	unnamed.SubjectKeyId = nil
+	naming := bare.below(t, "naming", func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 3, 0x80, 1, 9}}}
+	})
+	for name, files := range map[string]map[string][]byte{
+		"neither":           files(t, bare.below(t, "last", nil), nil, certs(bare)),
+		"only the issuer's": files(t, authorityCert{&unnamed, middle.key}.below(t, "last", nil), certs(middle), certs(root)),
+		"only its naming":   files(t, naming, nil, certs(bare)),
+	} {
+		a, err := Start(plug(files), Options{}, noon)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		expectChainIn(t, newSecret(t, a, sleep, noon), a.Bundle(), noon)
 	}
 }
 
@@ -190,6 +217,7 @@ func TestPluggedRefuses(t *testing.T) {
 	weak := authorityCert{last.cert, small}.resigned(t, middle, func(*x509.Certificate) {})
 	odd := authorityCert{last.cert, ecdsaKey(t, elliptic.P521())}.resigned(t, middle, func(*x509.Certificate) {})
 	notSelfSigned := files(t, last, nil, certs(middle))
+	renamed := middle.resigned(t, root, func(c *x509.Certificate) { c.Subject.CommonName, c.RawSubject = "renamed", nil })
 	hour := time.Hour
 
 	for name, c := range map[string]struct {
@@ -214,7 +242,8 @@ func TestPluggedRefuses(t *testing.T) {
 		"another root":              {with("root-cert.pem", encodeCertificates(certs(other))), "none of them signed it"},
 		"root twice":                {with("root-cert.pem", encodeCertificates(certs(root, root))), "is there twice"},
 		"root is none":              {notSelfSigned, "is not self-signed"},
-		"root is a leaf":            {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t)))), "is not that of a CA"},
+		"root is a leaf":            {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t, true)))), "is not that of a CA"},
+		"root is of no kind":        {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t, false)))), "is not that of a CA"},
 		"gap in the chain":          {with("cert-chain.pem", []byte{}), "none of them signed it"},
 		"wrong order":               {with("cert-chain.pem", encodeCertificates(certs(root, middle))), "names another issuer"},
 		"more than the chain":       {with("cert-chain.pem", encodeCertificates(certs(middle, root, other))), "names another issuer"},
@@ -241,6 +270,7 @@ func TestPluggedRefuses(t *testing.T) {
 		"garbled list before good ones": {with("ca-crl.pem", append([]byte("-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n"), list(t, root)...)), "malformed PEM block"},
 		"list of the root only":         {with("ca-crl.pem", list(t, root)), `certificate "CN=last": no list of its issuer`},
 		"signer is revoked":             {with("ca-crl.pem", append(list(t, root), list(t, middle, last.cert)...)), `certificate "CN=last": is revoked`},
+		"list of a namesake's key":      {with("ca-crl.pem", append(list(t, root), list(t, renamed)...)), `certificate "CN=last": no list of its issuer`},
 		"list of a stranger":            {with("ca-crl.pem", append(append(list(t, root), list(t, middle)...), list(t, other)...)), "signed by none of these CAs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -278,10 +308,26 @@ func bare(t *testing.T, parent authorityCert) authorityCert {
 	return ca
 }
 
-func selfSignedLeaf(t *testing.T) *x509.Certificate {
+// bareRoot is a root without a subject key identifier.
+func bareRoot(t *testing.T) authorityCert {
+	t.Helper()
+	root := corporate(t, "bare root")
+	template := *root.cert
+	template.PublicKey, template.SubjectKeyId, template.IsCA, template.BasicConstraintsValid = nil, nil, false, false
+	template.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}}
+	bare := authorityCert{&template, root.key}.selfSigned(t)
+	if !bare.cert.IsCA || len(bare.cert.SubjectKeyId) > 0 {
+		t.Fatal("is not what the test needs")
+	}
+	return bare
+}
+
+func selfSignedLeaf(t *testing.T, marked bool) *x509.Certificate {
 	t.Helper()
 	key := ecdsaKey(t, elliptic.P256())
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: noon, NotAfter: noon.Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: noon, NotAfter: noon.Add(time.Hour), BasicConstraintsValid: marked,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
