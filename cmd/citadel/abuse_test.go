@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/http2"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -143,6 +144,7 @@ func abuseHuge(t *testing.T) {
 		"header of 1 MiB": {1 << 20, 0, []codes.Code{codes.Internal, codes.ResourceExhausted, codes.Unavailable}}, // by where it is cut
 		"CSR of 17 KiB":   {1, 17 << 10, []codes.Code{codes.InvalidArgument}},
 		"CSR of 4 MiB":    {1, 4 << 20, []codes.Code{codes.ResourceExhausted}},
+		"CSR of 64 KiB":   {1, 64 << 10, []codes.Code{codes.ResourceExhausted}},
 	} {
 		err := ask(t, client, strings.Repeat("x", c.token), strings.Repeat("x", c.csr))
 		ok := false
@@ -252,7 +254,7 @@ func abuseHandshakes(t *testing.T) {
 	if n := sample(t, f.metrics, "grpc_door_handshakes", ""); n > bound {
 		t.Errorf("%v handshakes are under way", n)
 	}
-	for range 3 {
+	for range bound + 1 { // whose handshakes have ended
 		if err := ask(t, f.dial(t, "127.0.0.2"), "p1", newCSR(t)); err != nil {
 			t.Errorf("meanwhile: %v", err)
 		}
@@ -263,6 +265,17 @@ func abuseHandshakes(t *testing.T) {
 		}
 		if !c.ConnectionState().PeerCertificates[0].Equal(f.serving.Leaf()) {
 			t.Error("a certificate of its own for a handshake")
+		}
+		if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		frame, err := http2.NewFramer(io.Discard, c).ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings, _ := frame.(*http2.SettingsFrame)
+		if n, ok := settings.Value(http2.SettingMaxConcurrentStreams); !ok || n > 100 {
+			t.Errorf("a connection may have %d calls at a time, limited %t", n, ok)
 		}
 		c.Close()
 	}

@@ -37,8 +37,9 @@ func ask(t *testing.T, service securityapi.IstioCertificateServiceServer, ttl ti
 func abuseLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		birth := time.Now()
-		root := first(NewRoot(RootOptions{TTL: 48 * time.Hour}, birth))
-		a, err := Start(Material{Root: root, Intermediate: intermediate(t, root, nil, birth)}, Options{}, birth)
+		root := first(NewRoot(RootOptions{TTL: 96 * time.Hour}, birth))
+		brief := first(DesiredIntermediate(root, nil, IntermediateOptions{TTL: 48 * time.Hour}, birth))
+		a, err := Start(Material{Root: root, Intermediate: brief}, Options{}, birth)
 		if err != nil {
 			t.Fatal(err)
 		}

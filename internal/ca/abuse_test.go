@@ -173,7 +173,7 @@ func abuseNoPodOnNode(t *testing.T) {
 	for i := range moved.pods {
 		moved.pods[i].Node = "n2"
 	}
-	for _, cluster := range []*running{ended, moved, {}} {
+	for _, cluster := range []Workloads{ended, moved, mistaken{moved.pods[1]}, &running{}} {
 		_, err := impersonate(t, bearing(t, token), trusting(a, asZtunnel, cluster), httpbinID)
 		expectRefusal(t, err, codes.Unauthenticated, "request impersonation authentication failure")
 	}
@@ -182,9 +182,19 @@ func abuseNoPodOnNode(t *testing.T) {
 func abuseNoNodeProxy(t *testing.T) {
 	var kept book
 	a, _ := open(t, time.Now(), Options{Recorder: &kept})
-	_, err := impersonate(t, bearing(t, token), trusting(a, asSleep, node()), httpbinID)
+	beside := func(ctx context.Context, token string) (Caller, error) { // all that a node proxy is, but listed
+		c, err := asSleep(ctx, token)
+		c.Node = "n1"
+		return c, err
+	}
+	_, err := impersonate(t, bearing(t, token), trusting(a, beside, node()), httpbinID)
 	expectRefusal(t, err, codes.Unauthenticated, "request impersonation authentication failure")
 	kept.expectRefusal(t, err, RuleImpersonator)
+	if info := errorInfo(t, err); info.Reason != "IMPERSONATION" {
+		t.Errorf("told %q", info.Reason)
+	}
+	_, err = impersonate(t, bearing(t, token), trusting(a, asZtunnel, nil), httpbinID) // where nobody knows what runs
+	expectRefusal(t, err, codes.Unauthenticated, "request impersonation authentication failure")
 }
 
 func abuseImpersonationByCertificate(t *testing.T) {
@@ -222,10 +232,14 @@ func abusePodless(t *testing.T) {
 }
 
 func abuseHuge(t *testing.T) {
-	both(t, strings.Repeat("x", maxRequest+1), codes.InvalidArgument, RuleCSR)
+	good := csrFor(t)
+	largest := good + strings.Repeat("\n", maxRequest-len(good))
+	both(t, largest, codes.OK, "")
+	both(t, largest+"\n", codes.InvalidArgument, RuleCSR)
 	a, _ := open(t, time.Now(), Options{})
+	examined := 0
 	service := NewService(a, func(context.Context, string) (Caller, error) {
-		t.Error("the token is examined")
+		examined++
 		return Caller{}, ErrUnauthenticated
 	}, ServiceOptions{})
 	_, err := obtain(t, bearing(t, strings.Repeat("x", maxToken+1)), service)
@@ -235,6 +249,14 @@ func abuseHuge(t *testing.T) {
 	expectRefusal(t, err, codes.InvalidArgument, "csr: 16385 bytes, at most 16384")
 	_, err = service.Legacy().HandleCSR(bearing(t, token), &legacycsr.CsrRequest{CsrPem: []byte(huge)})
 	expectRefusal(t, err, codes.InvalidArgument, "csr: 16385 bytes, at most 16384")
+	if examined != 0 {
+		t.Error("a huge token is examined")
+	}
+	_, err = obtain(t, bearing(t, strings.Repeat("x", maxToken)), service)
+	expectRefusal(t, err, codes.Unauthenticated, "request authenticate failure")
+	if examined != 1 {
+		t.Error("the largest token is not examined")
+	}
 }
 
 func abuseHugeKeys(t *testing.T) {
@@ -255,6 +277,7 @@ func abuseGarbage(t *testing.T) {
 		"", "\x00", "\xff\xfe", good + "x", "x\n" + good, good + good, good + "\x00", strings.Replace(good, "\n", "\r\n\x00", 1),
 		strings.ReplaceAll(good, "CERTIFICATE REQUEST", "CERTIFICATE"), strings.Replace(good, "\n", "\nProc-Type: 4,ENCRYPTED\n\n", 1),
 		"-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n",
+		"-----BEGIN CERTIFICATE REQUEST-----\n!\n-----END CERTIFICATE REQUEST-----\n" + good,
 	} {
 		both(t, text, codes.InvalidArgument, RuleCSR)
 	}
@@ -349,11 +372,12 @@ func abuseCallersClock(t *testing.T) {
 		service := NewService(a, asSleep, ServiceOptions{Workloads: &running{pods: []mesh.Pod{sleepPod}}})
 		_, err := obtain(t, bearing(t, token), service)
 		expectRefusal(t, err, codes.Unavailable, "the signing certificate is not usable now")
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour - skew/2) // the issuer begins as far in the past as a certificate would
 		h := mustObtain(t, bearing(t, token), service)
-		if i := a.current.Load(); h.chain[0].NotBefore.Before(i.notBefore) {
+		if i := a.current.Load(); !h.chain[0].NotBefore.Equal(i.notBefore) {
 			t.Errorf("begins %v, the issuer %v", h.chain[0].NotBefore, i.notBefore)
 		}
+		time.Sleep(skew / 2)
 		// A certificate from an hour ahead does not renew, nor is its time prolonged.
 		from := encoded(t, leafOrigin{byToken, sleep.UID, "p1", time.Now().Add(time.Hour)})
 		ahead := signLeaf(t, a, names{id: mustID(t, sleepID), origin: from}, time.Now())

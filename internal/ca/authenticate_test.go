@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -384,4 +386,48 @@ func TestPodlessAccounts(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Where a token was not examined or nobody can tell, a certificate that is good or bad for
+// reasons of its own does not hide it.
+func TestTokenThatIsNoAnswer(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	examined := 0
+	auth := func(ctx context.Context, token string) (Caller, error) {
+		examined++
+		return asSleep(ctx, token)
+	}
+	good := mustObtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{}))
+	for name, c := range map[string]struct {
+		token     string
+		workloads *running
+		examined  int
+		code      codes.Code
+		message   string
+	}{
+		"huge":                     {strings.Repeat("x", maxToken+1), &running{pods: []mesh.Pod{sleepPod}}, 0, codes.InvalidArgument, "authorization: token of 16385 bytes, at most 16384"},
+		"our mistake":              {"broken", &running{pods: []mesh.Pod{sleepPod}}, 1, codes.Internal, "internal error"},
+		"unavailable, and mistake": {"slow", &running{err: errors.New("what is this")}, 1, codes.Internal, "internal error"},
+		"unavailable, and no":      {"slow", &running{}, 1, codes.Unavailable, "authentication is not available"},
+	} {
+		examined = 0
+		_, err := obtain(t, shown(t.Context(), c.token, good.chain...), NewService(a, auth, ServiceOptions{Workloads: c.workloads}))
+		expectRefusal(t, err, c.code, c.message)
+		if examined != c.examined {
+			t.Errorf("%s: examined %d times, want %d", name, examined, c.examined)
+		}
+	}
+	// An empty token is none.
+	examined = 0
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "))
+	_, err := obtain(t, ctx, NewService(a, auth, ServiceOptions{}))
+	if expectRefusal(t, err, codes.Unauthenticated, "request authenticate failure"); examined != 0 {
+		t.Error("an empty token was examined")
+	}
+}
+
+// A root verifies by itself, and nobody signed it who signs leaves.
+func TestRootIsNoClient(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	wantError(t, a.verifyClient(a.current.Load().roots[0], time.Now()), "was signed by another CA")
 }

@@ -2,12 +2,14 @@ package ca
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/metadata"
 	securityapi "istio.io/api/security/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -106,5 +108,18 @@ func TestReplaceTakesNoExpiredIssuer(t *testing.T) {
 	ended := noon.Add(DefaultRootTTL + 72*time.Hour)
 	if changed, err := a.Replace(Material{Root: later, Direct: true}, ended); !changed || err != nil {
 		t.Errorf("after the end of both: %t, %v", changed, err)
+	}
+}
+
+// What signs has changed where all that is handed out besides is the same.
+func TestReplaceTellsAnotherSigner(t *testing.T) {
+	a, one := open(t, noon, Options{})
+	_, two := open(t, noon, Options{})
+	both := slices.Concat(one.Data[mesh.CACertKey], two.Data[mesh.CACertKey])
+	one.Data[mesh.RootKey], two.Data[mesh.RootKey] = both, both
+	for n, secret := range []*corev1.Secret{one, two, one} {
+		if changed, err := a.Replace(Material{Root: secret, Direct: true}, noon); !changed || err != nil {
+			t.Errorf("step %d: %t, %v", n, changed, err)
+		}
 	}
 }

@@ -191,3 +191,47 @@ func TestLifetimeIsClampedToTheWholeChain(t *testing.T) {
 		t.Errorf("%v to %v, want all that the certificate in between allows", begins, ends)
 	}
 }
+
+func TestSelfIssued(t *testing.T) {
+	one, two := []byte{1}, []byte{2}
+	for _, c := range []struct {
+		cert x509.Certificate
+		want bool
+	}{
+		{x509.Certificate{RawSubject: one, RawIssuer: one}, true},
+		{x509.Certificate{RawSubject: one, RawIssuer: one, SubjectKeyId: one}, true},
+		{x509.Certificate{RawSubject: one, RawIssuer: one, AuthorityKeyId: one}, true},
+		{x509.Certificate{RawSubject: one, RawIssuer: one, SubjectKeyId: one, AuthorityKeyId: one}, true},
+		{x509.Certificate{RawSubject: one, RawIssuer: one, SubjectKeyId: one, AuthorityKeyId: two}, false},
+		{x509.Certificate{RawSubject: one, RawIssuer: two}, false},
+		{x509.Certificate{RawSubject: one, RawIssuer: two, SubjectKeyId: one, AuthorityKeyId: one}, false},
+	} {
+		if got := selfIssued(&c.cert); got != c.want {
+			t.Errorf("%v by %v, keys %v by %v: %t", c.cert.RawSubject, c.cert.RawIssuer, c.cert.SubjectKeyId, c.cert.AuthorityKeyId, got)
+		}
+	}
+}
+
+// Of several certificates of one root any will do; of those between, all have to be valid.
+func TestLifetimeOfAPath(t *testing.T) {
+	root := corporate(t, "root")
+	life := func(from, to time.Duration) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = noon.Add(from), noon.Add(to) }
+	}
+	early := root.resigned(t, root, life(-3*time.Hour, 24*time.Hour))
+	late := root.resigned(t, root, life(-1*time.Hour, 48*time.Hour))
+	for _, c := range []struct{ middle, last, wantFrom, wantTo time.Duration }{
+		{-9 * time.Hour, -8 * time.Hour, -3 * time.Hour, 12 * time.Hour},
+		{-2 * time.Hour, -8 * time.Hour, -2 * time.Hour, 12 * time.Hour},
+		{-9 * time.Hour, -2 * time.Hour, -2 * time.Hour, 12 * time.Hour},
+	} {
+		middle := root.below(t, "middle", life(c.middle, 100*time.Hour))
+		last := middle.below(t, "last", life(c.last, 12*time.Hour))
+		for _, roots := range [][]*x509.Certificate{certs(early, late), certs(late, early)} {
+			i := authorityOf(t, certs(last, middle), last.key, roots).current.Load()
+			if !i.notBefore.Equal(noon.Add(c.wantFrom)) || !i.notAfter.Equal(noon.Add(c.wantTo)) {
+				t.Errorf("middle from %v, last from %v: %v to %v", c.middle, c.last, i.notBefore, i.notAfter)
+			}
+		}
+	}
+}

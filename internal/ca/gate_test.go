@@ -322,3 +322,27 @@ func TestPhases(t *testing.T) {
 		}
 	})
 }
+
+// Whoever has gone before its turn takes none, and what nobody used tells nothing of how
+// long a turn takes.
+func TestGateOfThoseWhoHaveGone(t *testing.T) {
+	id := mustID(t, sleepID)
+	g := NewGate(GateOptions{CallerBurst: 1})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		if _, err := g.Enter(gone, id, "p1", time.Time{}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("entered after it had gone: %v", err)
+		}
+	}
+	held := g.held
+	leave, err := g.Enter(t.Context(), id, "p1", time.Time{})
+	if err != nil {
+		t.Fatalf("nothing was taken: %v", err)
+	}
+	defer leave()
+	g.taken++
+	if g.leave(0); g.held != held || g.taken != 1 {
+		t.Errorf("a turn takes %v, was %v; %d taken", g.held, held, g.taken)
+	}
+}

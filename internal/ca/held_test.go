@@ -53,6 +53,9 @@ func TestHeldOfOwnSecrets(t *testing.T) {
 		if noted.Fingerprint != want.Fingerprint || !noted.NotAfter.Equal(want.NotAfter) || len(noted.Problems) > 0 {
 			t.Errorf("%s: annotations: %+v", name, noted)
 		}
+		if h := (RootsInUse{}).Annotations(s.ObjectMeta, noon); len(h.Problems) > 0 {
+			t.Errorf("%s, roots not known: annotations: %q", name, h.Problems)
+		}
 		ended := leaf.NotAfter.Add(time.Second)
 		for _, h := range []Held{roots.Secret(s, ended), roots.Annotations(s.ObjectMeta, ended)} {
 			if len(h.Problems) != 1 || !strings.HasPrefix(h.Problems[0], "ended at ") {
@@ -177,6 +180,13 @@ func TestHeldByCA(t *testing.T) {
 	tornChain := files(t, signer, path, path[2:])
 	tornChain[mesh.CertChain] = []byte("x")
 
+	// A name alone makes no root: this one was signed with another key.
+	posing := ecdsaKey(t, elliptic.P256())
+	namesake := *corp.cert
+	namesake.PublicKey = posing.Public()
+	feigned := authorityCert{corp.cert, ecdsaKey(t, elliptic.P256())}.resigned(t, authorityCert{&namesake, posing}, func(*x509.Certificate) {})
+	dear := authorityCert{corp.cert, ecdsaKey(t, elliptic.P521())}.selfSigned(t) // with that key nothing is verified, not even itself
+
 	below, ofCorp := inUse(t, root.cert), inUse(t, corp.cert)
 	for name, c := range map[string]struct {
 		roots  RootsInUse
@@ -198,6 +208,10 @@ func TestHeldByCA(t *testing.T) {
 		"no key":    {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificates(path)}), "signer absent ca-key.pem: not there | intermediate  | root "},
 		"torn chain": {ofCorp, plugged(tornChain), "signer fits does not verify by the roots in use: signed by none of them | " +
 			"intermediate  cert-chain.pem: holds something else than certificates | root "},
+		"dear key": {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificate(dear.cert), mesh.CAKeyKey: keyText(t, dear.key)}),
+			"signer fits does not verify by the roots in use: certificate \"CN=corp\": key: ECDSA on P-521: only P-256 and P-384 are accepted"},
+		"feigned root": {ofCorp, plugged(map[string][]byte{mesh.CACertKey: encodeCertificate(feigned.cert), mesh.CAKeyKey: keyText(t, feigned.key)}),
+			"signer fits does not verify by the roots in use: signed by none of them"},
 		"empty": {ofCorp, plugged(nil), "signer  ca-cert.pem: no certificate"},
 	} {
 		var got []string
@@ -208,7 +222,9 @@ func TestHeldByCA(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant\n%s", name, strings.Join(got, " | "), c.want)
 		}
 	}
-	if h := below.CASecret(made, noon); h[0].Signer != fingerprint(root.cert) || !slices.Equal(h[0].Roots, []string{fingerprint(root.cert)}) {
+	cert := parseLeaf(t, string(made.Data[mesh.CACertKey]))
+	if h := below.CASecret(made, noon); h[0].Fingerprint != fingerprint(cert) || h[0].Subject != cert.Subject.String() ||
+		!h[0].NotAfter.Equal(cert.NotAfter) || h[0].Signer != fingerprint(root.cert) || !slices.Equal(h[0].Roots, []string{fingerprint(root.cert)}) {
 		t.Errorf("the intermediate: %+v", h[0])
 	}
 }
@@ -245,18 +261,42 @@ func TestHeldFindsNoMoreThanCitadel(t *testing.T) {
 
 // Whoever may write a Secret can put anything there. Nothing of the key comes out.
 func FuzzHeld(f *testing.F) {
-	a, _ := open(f, noon, Options{})
-	s := newSecret(f, a, sleep, noon)
-	f.Add(s.Data[mesh.CertChain], s.Data[mesh.CertKey], s.Data[mesh.CertRoot])
-	f.Add(s.Data[mesh.CertKey], s.Data[mesh.CertChain], []byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
-	f.Add(s.Data[mesh.CertRoot], []byte(nil), s.Data[mesh.CertRoot])
+	root, err := NewRoot(RootOptions{}, noon)
+	if err != nil {
+		f.Fatal(err)
+	}
+	made := intermediate(f, root, nil, noon)
+	a, err := Start(Material{Root: root, Intermediate: made}, Options{}, noon)
+	if err != nil {
+		f.Fatal(err)
+	}
+	stranger, _ := open(f, noon, Options{})
+	s, other, theirs := newSecret(f, a, sleep, noon), newSecret(f, a, ztunnel, noon), newSecret(f, stranger, sleep, noon)
+	pieces := [][]byte{
+		s.Data[mesh.CertChain], s.Data[mesh.CertKey], s.Data[mesh.CertRoot],
+		other.Data[mesh.CertChain], other.Data[mesh.CertKey],
+		theirs.Data[mesh.CertChain], theirs.Data[mesh.CertKey], theirs.Data[mesh.CertRoot],
+		made.Data[mesh.CACertKey], made.Data[mesh.CAKeyKey], root.Data[mesh.CAKeyKey],
+		keyText(f, ecdsaKey(f, elliptic.P384())),
+	}
+	f.Add(pick(0), pick(1), pick(2))
+	f.Add(pick(1), pick(0), pick())
+	f.Add(pick(2), pick(10), pick(2, 7))
+	f.Add(pick(8), pick(9), pick(2))
+	f.Add(pick(3), pick(4), pick(7))
+	f.Add(append(pick(5), 5, 0, 40, 1), append(pick(6), 6, 0, 9, 0), append(pick(2), 7, 1, 0, 3))
 	roots := inUse(f, a.current.Load().roots...)
 	f.Fuzz(func(t *testing.T, chain, key, bundle []byte) {
+		chain, key, bundle = spoil(chain, pieces), spoil(key, pieces), spoil(bundle, pieces)
 		secret := s.DeepCopy()
 		secret.Data = map[string][]byte{
 			mesh.CertChain: chain, mesh.CertKey: key, mesh.CertRoot: bundle, mesh.CACertKey: chain, mesh.CAKeyKey: key,
 		}
-		found := append(roots.CASecret(secret, noon), roots.Secret(secret, noon), roots.Bundle(bundle, noon))
+		ofAccount := roots.Secret(secret, noon)
+		if _, err := a.CheckSecret(sleep, secret, noon); err == nil && len(ofAccount.Problems) > 0 {
+			t.Errorf("Citadel is content, and the list says %q", ofAccount.Problems)
+		}
+		found := append(roots.CASecret(secret, noon), ofAccount, roots.Bundle(bundle, noon))
 		for _, h := range found {
 			// Either all is well, or it is said; what is held by no root in use never is.
 			if len(h.Problems) == 0 && len(h.Roots) == 0 {

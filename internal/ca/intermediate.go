@@ -84,7 +84,6 @@ func (r *root) renew(secret *corev1.Secret, last *issuer, o IntermediateOptions,
 	if o.TTL == 0 {
 		o.TTL = DefaultIntermediateTTL
 	}
-	now = now.UTC().Truncate(time.Second)
 	above, err := r.issuer()
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
@@ -171,9 +170,6 @@ func (r *root) below(secret *corev1.Secret) (*issuer, error) {
 	key, err := parsePrivateKey(secret.Data[mesh.CAKeyKey])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", mesh.CAKeyKey, err)
-	}
-	if certs[0].Equal(r.cert) {
-		return nil, fmt.Errorf("%s: is the root itself", mesh.CACertKey)
 	}
 	i, err := newIssuer([]*x509.Certificate{certs[0], r.cert}, key, r.roots)
 	if err != nil {

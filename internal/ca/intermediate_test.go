@@ -80,6 +80,10 @@ func TestDesiredIntermediate(t *testing.T) {
 	}
 	cert := parseLeaf(t, string(first.Data[mesh.CACertKey]))
 	rootCert := parseLeaf(t, string(root.Data[mesh.CACertKey]))
+	if cert.Subject.CommonName != "intermediate" || !slices.Equal(cert.Subject.Organization, []string{"cluster.local"}) ||
+		!slices.Equal(rootCert.Subject.Organization, []string{"cluster.local"}) {
+		t.Errorf("subjects %q, %q", cert.Subject, rootCert.Subject)
+	}
 	if !cert.IsCA || !cert.MaxPathLenZero || cert.MaxPathLen != 0 || cert.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign ||
 		len(cert.SubjectKeyId) != 20 || !bytes.Equal(cert.AuthorityKeyId, rootCert.SubjectKeyId) || len(cert.PermittedURIDomains) > 0 {
 		t.Errorf("profile of the intermediate: %+v", cert)
@@ -90,6 +94,13 @@ func TestDesiredIntermediate(t *testing.T) {
 	spoilt, foreign := first.DeepCopy(), first.DeepCopy()
 	spoilt.Data[mesh.CAKeyKey] = other.Data[mesh.CAKeyKey]
 	foreign.Type = corev1.SecretTypeOpaque
+	with := func(name string, text []byte) *corev1.Secret {
+		s := first.DeepCopy()
+		s.Data[name] = text
+		return s
+	}
+	itself := with(mesh.CACertKey, root.Data[mesh.CACertKey])
+	itself.Data[mesh.CAKeyKey] = root.Data[mesh.CAKeyKey]
 	endsSoon, err := NewRoot(RootOptions{TTL: 48 * time.Hour}, noon)
 	if err != nil {
 		t.Fatal(err)
@@ -108,12 +119,16 @@ func TestDesiredIntermediate(t *testing.T) {
 		"less than a third left":      {root: root, found: first, now: noon.Add(year * 67 / 100), earlier: 1},
 		"ended":                       {root: root, found: first, now: noon.Add(year + time.Hour)},
 		"spoilt":                      {root: root, found: spoilt, now: noon},
+		"key is garbage":              {root: root, found: with(mesh.CAKeyKey, []byte("x")), now: noon},
+		"certificate is garbage":      {root: root, found: with(mesh.CACertKey, []byte("x")), now: noon},
+		"earlier ones are garbage":    {root: root, found: with(mesh.EarlierCertsKey, []byte("x")), now: noon},
+		"is the root itself":          {root: root, found: itself, now: noon},
 		"another root":                {root: other, found: first, now: noon},
 		"name is taken":               {root: root, found: foreign, now: noon, wrong: "somebody else's"},
 		"before the root":             {root: root, now: noon.Add(-time.Hour), wrong: "not valid before"},
 		"offline":                     {root: offline, found: first, now: noon, kept: true},
 		"offline and due":             {root: offline, found: first, now: noon.Add(year * 9 / 10), kept: true},
-		"offline and none":            {root: offline, now: noon, wrong: "put ca-key.pem back into secret istio-ca-secret"},
+		"offline and none":            {root: offline, now: noon, wrong: "is not there; another can be made only with the root key: put ca-key.pem back into secret istio-ca-secret"},
 		"offline and spoilt":          {root: offline, found: spoilt, now: noon, wrong: "does not match"},
 		"would live no longer":        {root: endsSoon, found: short, now: noon.Add(40 * time.Hour), kept: true},
 		"root that allows none below": {root: pathless(t), now: noon, wrong: "does not let it sign"},

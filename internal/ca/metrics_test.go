@@ -1,15 +1,21 @@
 package ca
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/metadata"
 	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/garrison-mesh/garrison/internal/identity"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 )
 
 func TestMetrics(t *testing.T) {
@@ -89,4 +95,70 @@ func counted(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 		}
 	}
 	return sums
+}
+
+// unhurried takes its time over turns and the record.
+type unhurried struct{ turn, record time.Duration }
+
+func (s unhurried) Enter(context.Context, identity.ID, string, time.Time) (leave func(), err error) {
+	time.Sleep(s.turn)
+	return func() {}, nil
+}
+
+func (unhurried) Issued(identity.ID, string, time.Time) {}
+
+func (s unhurried) Append(ledger.Entry) error {
+	time.Sleep(s.record)
+	return nil
+}
+
+// Each phase has its own time and nobody else's.
+func TestPhasesOfARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unhurried{turn: 2 * time.Second, record: 4 * time.Second}
+		a, _ := open(t, time.Now(), Options{Recorder: s})
+		registry := prometheus.NewRegistry()
+		auth := func(ctx context.Context, token string) (Caller, error) {
+			time.Sleep(time.Second)
+			return asSleep(ctx, token)
+		}
+		mustObtain(t, bearing(t, token), NewService(a, auth, ServiceOptions{Gate: s, Metrics: NewMetrics(registry, a)}))
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				if f.GetName() == "citadel_csr_phase_seconds" && m.Histogram.GetSampleCount() == 1 {
+					got[m.Label[0].GetValue()] = m.Histogram.GetSampleSum()
+				}
+			}
+		}
+		if diff := cmp.Diff(map[string]float64{"authenticate": 1, "queue": 2, "sign": 0, "record": 4}, got); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
+}
+
+// What Istio's dashboards draw is there from the start, and each rule counts once.
+func TestUnsignedByReason(t *testing.T) {
+	a, _ := open(t, time.Now(), Options{})
+	m := NewMetrics(prometheus.NewRegistry(), a)
+	if n := testutil.CollectAndCount(m.unsigned); n != 4 {
+		t.Errorf("%d series at the start, want 4", n)
+	}
+	for reason, rules := range map[string][]Rule{
+		csrError:      {RuleCSRPossession, RuleSigner},
+		ttlError:      {RuleTTL},
+		notReadyError: {RuleIssuer, RuleRecord, RuleRevocations},
+		signError:     {RuleInternal, RuleAccount},
+	} {
+		for _, rule := range rules {
+			m.refuse(rule)
+		}
+		if n := testutil.ToFloat64(m.unsigned.WithLabelValues(reason)); n != float64(len(rules)) {
+			t.Errorf("%s: %v, want %d", reason, n, len(rules))
+		}
+	}
 }

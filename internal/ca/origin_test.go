@@ -26,6 +26,7 @@ func TestOrigin(t *testing.T) {
 		{byToken, "8f2c", "p1", noon},
 		{byToken, "8f2c", "", noon},
 		{byNode, "", "p1", noon},
+		{byToken, strings.Repeat("x", maxUID), strings.Repeat("y", maxUID), noon},
 	} {
 		der, err := o.encode()
 		if err != nil {

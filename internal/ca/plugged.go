@@ -183,7 +183,7 @@ func (i *issuer) checkChain(now time.Time) error {
 			return fmt.Errorf("certificate %q: not valid before %s", c.Subject, c.NotBefore.Format(time.RFC3339))
 		case !now.Before(c.NotAfter):
 			return fmt.Errorf("certificate %q: ended at %s", c.Subject, c.NotAfter.Format(time.RFC3339))
-		case n > 0 && c.MaxPathLen >= 0 && c.MaxPathLen < n && (c.MaxPathLen > 0 || c.MaxPathLenZero):
+		case c.MaxPathLen >= 0 && c.MaxPathLen < n: // -1 is no limit
 			return fmt.Errorf("certificate %q: allows %d CAs below it, has %d", c.Subject, c.MaxPathLen, n)
 		}
 		above := i.anchors[0]

@@ -33,6 +33,18 @@ func corporate(t testing.TB, name string) authorityCert {
 	return authorityCert{parseLeaf(t, inPEM("CERTIFICATE", der)), key}
 }
 
+// selfSigned is ca with another certificate over its key, by itself.
+func (ca authorityCert) selfSigned(t testing.TB) authorityCert {
+	t.Helper()
+	template := *ca.cert
+	template.PublicKey = nil
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, ca.key.Public(), ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authorityCert{parseLeaf(t, inPEM("CERTIFICATE", der)), ca.key}
+}
+
 // resigned is ca with another certificate over its key, by parent.
 func (ca authorityCert) resigned(t testing.TB, parent authorityCert, change func(*x509.Certificate)) authorityCert {
 	t.Helper()
@@ -105,6 +117,7 @@ func TestPluggedAccepts(t *testing.T) {
 		m[name] = text
 		return m
 	}
+	narrow := middle.resigned(t, root, func(c *x509.Certificate) { c.MaxPathLen = 1 })
 	for name, c := range map[string]struct {
 		files  map[string][]byte
 		length int // of what follows the leaf
@@ -124,7 +137,9 @@ func TestPluggedAccepts(t *testing.T) {
 		"the root itself":                {files(t, root, nil, certs(root)), 0},
 		"made by istiod":                 {with("istio-generated", []byte{}), 2},
 		"with lists":                     {with("ca-crl.pem", append(list(t, root), list(t, middle)...)), 2},
+		"with a list of others":          {with("ca-crl.pem", append(list(t, root), list(t, middle, root.cert)...)), 2},
 		"with a list of its own besides": {with("ca-crl.pem", append(append(list(t, root), list(t, middle)...), list(t, last)...)), 2},
+		"one CA may be below":            {files(t, narrow.below(t, "last", nil), certs(narrow), certs(root)), 2},
 		"type kubernetes.io/tls": {map[string][]byte{
 			"tls.crt": encodeCertificates(certs(last, middle)), "tls.key": plain["ca-key.pem"], "ca.crt": plain["root-cert.pem"],
 		}, 2},
@@ -144,6 +159,30 @@ func TestPluggedAccepts(t *testing.T) {
 				t.Errorf("status %+v", st)
 			}
 		})
+	}
+}
+
+// Identifiers of keys need not be there above the signer. Where one is not, there is
+// nothing to compare the other with.
+func TestPluggedAcceptsWithoutKeyIdentifiers(t *testing.T) {
+	root, bare := corporate(t, "root"), bareRoot(t)
+	middle := root.below(t, "middle", nil)
+	unnamed := *middle.cert
+	unnamed.SubjectKeyId = nil
+	naming := bare.below(t, "naming", func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 3, 0x80, 1, 9}}}
+	})
+	for name, files := range map[string]map[string][]byte{
+		"neither":           files(t, bare.below(t, "last", nil), nil, certs(bare)),
+		"only the issuer's": files(t, authorityCert{&unnamed, middle.key}.below(t, "last", nil), certs(middle), certs(root)),
+		"only its naming":   files(t, naming, nil, certs(bare)),
+	} {
+		a, err := Start(plug(files), Options{}, noon)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		expectChainIn(t, newSecret(t, a, sleep, noon), a.Bundle(), noon)
 	}
 }
 
@@ -178,6 +217,7 @@ func TestPluggedRefuses(t *testing.T) {
 	weak := authorityCert{last.cert, small}.resigned(t, middle, func(*x509.Certificate) {})
 	odd := authorityCert{last.cert, ecdsaKey(t, elliptic.P521())}.resigned(t, middle, func(*x509.Certificate) {})
 	notSelfSigned := files(t, last, nil, certs(middle))
+	renamed := middle.resigned(t, root, func(c *x509.Certificate) { c.Subject.CommonName, c.RawSubject = "renamed", nil })
 	hour := time.Hour
 
 	for name, c := range map[string]struct {
@@ -202,7 +242,8 @@ func TestPluggedRefuses(t *testing.T) {
 		"another root":              {with("root-cert.pem", encodeCertificates(certs(other))), "none of them signed it"},
 		"root twice":                {with("root-cert.pem", encodeCertificates(certs(root, root))), "is there twice"},
 		"root is none":              {notSelfSigned, "is not self-signed"},
-		"root is a leaf":            {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t)))), "is not that of a CA"},
+		"root is a leaf":            {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t, true)))), "is not that of a CA"},
+		"root is of no kind":        {with("root-cert.pem", encodeCertificates(append(certs(root), selfSignedLeaf(t, false)))), "is not that of a CA"},
 		"gap in the chain":          {with("cert-chain.pem", []byte{}), "none of them signed it"},
 		"wrong order":               {with("cert-chain.pem", encodeCertificates(certs(root, middle))), "names another issuer"},
 		"more than the chain":       {with("cert-chain.pem", encodeCertificates(certs(middle, root, other))), "names another issuer"},
@@ -229,6 +270,7 @@ func TestPluggedRefuses(t *testing.T) {
 		"garbled list before good ones": {with("ca-crl.pem", append([]byte("-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n"), list(t, root)...)), "malformed PEM block"},
 		"list of the root only":         {with("ca-crl.pem", list(t, root)), `certificate "CN=last": no list of its issuer`},
 		"signer is revoked":             {with("ca-crl.pem", append(list(t, root), list(t, middle, last.cert)...)), `certificate "CN=last": is revoked`},
+		"list of a namesake's key":      {with("ca-crl.pem", append(list(t, root), list(t, renamed)...)), `certificate "CN=last": no list of its issuer`},
 		"list of a stranger":            {with("ca-crl.pem", append(append(list(t, root), list(t, middle)...), list(t, other)...)), "signed by none of these CAs"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -266,10 +308,26 @@ func bare(t *testing.T, parent authorityCert) authorityCert {
 	return ca
 }
 
-func selfSignedLeaf(t *testing.T) *x509.Certificate {
+// bareRoot is a root without a subject key identifier.
+func bareRoot(t *testing.T) authorityCert {
+	t.Helper()
+	root := corporate(t, "bare root")
+	template := *root.cert
+	template.PublicKey, template.SubjectKeyId, template.IsCA, template.BasicConstraintsValid = nil, nil, false, false
+	template.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}}
+	bare := authorityCert{&template, root.key}.selfSigned(t)
+	if !bare.cert.IsCA || len(bare.cert.SubjectKeyId) > 0 {
+		t.Fatal("is not what the test needs")
+	}
+	return bare
+}
+
+func selfSignedLeaf(t *testing.T, marked bool) *x509.Certificate {
 	t.Helper()
 	key := ecdsaKey(t, elliptic.P256())
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: noon, NotAfter: noon.Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: noon, NotAfter: noon.Add(time.Hour), BasicConstraintsValid: marked,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -277,15 +335,33 @@ func selfSignedLeaf(t *testing.T) *x509.Certificate {
 	return parseLeaf(t, inPEM("CERTIFICATE", der))
 }
 
+// Whatever the files hold, there is an error that does not tell the key, or a CA that can
+// sign. The keys are made once, and are of the kind that signs fastest.
 func FuzzPluggedFiles(f *testing.F) {
-	root := corporate(f, "root")
-	middle := root.below(f, "middle", nil)
+	root, other := corporate(f, "root"), corporate(f, "other")
+	for _, ca := range []*authorityCert{&root, &other} {
+		ca.key = ecdsaKey(f, elliptic.P256())
+		*ca = ca.selfSigned(f)
+	}
+	middle := root.below(f, "middle", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign })
 	last := middle.below(f, "last", nil)
-	good := files(f, last, certs(middle), certs(root))
-	f.Add(good["ca-cert.pem"], good["ca-key.pem"], good["cert-chain.pem"], good["root-cert.pem"], []byte(nil), false)
-	f.Add(encodeCertificates(certs(last, middle)), good["ca-key.pem"], []byte(nil), good["root-cert.pem"], []byte(nil), true)
-	f.Add(good["ca-cert.pem"], good["ca-key.pem"], good["cert-chain.pem"], good["root-cert.pem"], list(f, root), false)
+	ended := root.below(f, "ended", func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) })
+	limited := root.below(f, "limited", func(c *x509.Certificate) { c.PermittedURIDomains = []string{"example.com"} })
+	pieces := [][]byte{
+		encodeCertificate(last.cert), encodeCertificate(middle.cert), encodeCertificate(root.cert), encodeCertificate(other.cert),
+		keyText(f, last.key), keyText(f, root.key), list(f, root), list(f, middle), list(f, middle, last.cert),
+		encodeCertificate(ended.cert), keyText(f, ended.key), encodeCertificate(limited.cert), keyText(f, limited.key), []byte(" \n"),
+	}
+	f.Add(pick(0), pick(4), pick(1), pick(2), pick(), false)
+	f.Add(pick(0), pick(4), pick(0, 1, 2), pick(3, 2), pick(6, 7), false)
+	f.Add(pick(0, 1), pick(4), pick(), pick(2), pick(), true)
+	f.Add(pick(2), pick(5), pick(13), pick(2), pick(8), false)
+	f.Add(pick(9), pick(10), pick(), pick(2), pick(), false)
+	f.Add(pick(11, 2), pick(12), pick(), pick(2), pick(6), true)
+	f.Add(append(pick(0), 5, 0, 30, 1), append(pick(4), 4, 0, 9, 'A'), append(pick(1), 6, 0, 60, 0), append(pick(2), 7, 0, 9, 1), pick(), false)
 	f.Fuzz(func(t *testing.T, cert, key, chain, roots, crl []byte, tls bool) {
+		cert, key, chain = spoil(cert, pieces), spoil(key, pieces), spoil(chain, pieces)
+		roots, crl = spoil(roots, pieces), spoil(crl, pieces)
 		m := map[string][]byte{"ca-cert.pem": cert, "ca-key.pem": key, "cert-chain.pem": chain, "root-cert.pem": roots}
 		if tls {
 			m = map[string][]byte{"tls.crt": cert, "tls.key": key, "ca.crt": roots}

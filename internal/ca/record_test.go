@@ -1,7 +1,9 @@
 package ca
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -140,8 +142,12 @@ func TestRecordOfASecret(t *testing.T) {
 func TestNothingIsIssuedWithoutRecord(t *testing.T) {
 	kept := book{err: errors.New("disk full")}
 	a, _ := open(t, time.Now(), Options{Recorder: &kept})
-	_, err := obtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{}))
+	var log bytes.Buffer
+	_, err := obtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{Log: slog.New(slog.NewTextHandler(&log, nil))}))
 	expectRefusal(t, err, codes.Unavailable, "certificates cannot be issued now")
+	if strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("logged, once as our own fault:\n%s", log.String())
+	}
 	if _, err := a.NewSecret(sleep, time.Now()); err == nil {
 		t.Error("a Secret was made")
 	} else {
@@ -185,5 +191,16 @@ func TestShorten(t *testing.T) {
 	}
 	if got := shorten("x" + strings.Repeat("ü", 300)); got != "x"+strings.Repeat("ü", 199)+"…" {
 		t.Errorf("%q", got)
+	}
+}
+
+// No two requests have the same number.
+func TestRequestNumbers(t *testing.T) {
+	seen := map[string]bool{}
+	for range 100 {
+		seen[newRequestID()] = true
+	}
+	if len(seen) != 100 {
+		t.Errorf("%d numbers of 100 requests", len(seen))
 	}
 }

@@ -92,6 +92,16 @@ func TestAddAndRemoveRevocation(t *testing.T) {
 	if two == one || two == data[mesh.RevocationsKey] {
 		t.Error("data was changed in place")
 	}
+	data, err = AddRevocation(data, Revocation{Serial: "b", Reason: "beside a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseRevocations(data); err != nil || len(got) != 3 {
+		t.Errorf("another serial: %+v, %v", got, err)
+	}
+	if data, err = RemoveRevocation(data, Revocation{Serial: "b"}); err != nil {
+		t.Fatal(err)
+	}
 	if data, err = RemoveRevocation(data, Revocation{Serial: "a"}); err != nil {
 		t.Fatal(err)
 	}

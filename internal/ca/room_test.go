@@ -138,3 +138,38 @@ func TestRoomOrder(t *testing.T) {
 		t.Error("a turn of nobody")
 	}
 }
+
+// As long as nobody comes or goes, as many turns come before one's own as was foretold,
+// once anybody has had one.
+func TestRoomForetells(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 500 {
+		r := &room{places: 100}
+		r.last = []*line{&r.renewals, &r.newcomers}[random.IntN(2)]
+		newWaiter := func() *waiter {
+			w := &waiter{}
+			if random.IntN(2) == 0 {
+				w.expires = time.Unix(1+random.Int64N(5), 0)
+			}
+			return w
+		}
+		for range random.IntN(12) {
+			r.add(newWaiter())
+		}
+		for range random.IntN(3) {
+			r.next()
+		}
+		w := newWaiter()
+		want := r.ahead(w)
+		r.add(w)
+		got := 0
+		for next := r.next(); next != w; next = r.next() {
+			if got++; next == nil {
+				t.Fatal("no turn came")
+			}
+		}
+		if got != want {
+			t.Fatalf("%d turns came before, %d were foretold", got, want)
+		}
+	}
+}

@@ -163,7 +163,6 @@ func TestCheckSecretRefuses(t *testing.T) {
 	}
 }
 
-// A Secret past its time is still good; one past its end is not.
 // While a leader of the CA before leads, a replica of the next one serves what it made,
 // and the other way round, if its roots are enough.
 func TestCheckServing(t *testing.T) {
@@ -214,6 +213,7 @@ func TestCheckServing(t *testing.T) {
 	}
 }
 
+// A Secret past its time is still good; one past its end is not.
 func TestCheckSecretWithTime(t *testing.T) {
 	a, _ := open(t, noon, Options{})
 	s := newSecret(t, a, sleep, noon)
@@ -271,6 +271,15 @@ func TestRenewalOfBriefSecrets(t *testing.T) {
 	renew, err := a.CheckSecret(sleep, newSecret(t, a, sleep, now), now)
 	if err != nil || !renew.After(now.Add(25*time.Second)) || !renew.Before(now.Add(35*time.Second)) {
 		t.Errorf("made at %v, to be renewed at %v, %v; want half a minute later", now, renew, err)
+	}
+}
+
+// Where nobody says otherwise, ten minutes are left for renewing even a short life.
+func TestLeastGracePeriodByDefault(t *testing.T) {
+	a, _ := open(t, noon, Options{SecretTTL: 30 * time.Minute, SecretGrace: 0.1})
+	renew, err := a.CheckSecret(sleep, newSecret(t, a, sleep, noon), noon)
+	if least := noon.Add(30*time.Minute - DefaultSecretMinGrace*11/10); err != nil || renew.Before(least) || renew.After(least.Add(2*time.Minute)) {
+		t.Errorf("renewed at %v, %v; want about twenty minutes after %v", renew, err, noon)
 	}
 }
 

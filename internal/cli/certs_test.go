@@ -1,14 +1,20 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +24,7 @@ import (
 )
 
 // serveCluster returns a kubeconfig for a cluster.
-func serveCluster(t *testing.T, c *fakeCluster) string {
+func serveCluster(t *testing.T, c http.Handler) string {
 	t.Helper()
 	server := httptest.NewServer(c)
 	t.Cleanup(server.Close)
@@ -29,28 +35,51 @@ func serveCluster(t *testing.T, c *fakeCluster) string {
 	return file
 }
 
-// Pages add up, with the content of Secrets and without.
+// Pages add up, with the content of Secrets and without, and are no larger than asked.
 func TestCertsPageByPage(t *testing.T) {
 	c, err := newCACluster()
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := (&access{file: serveCluster(t, c)}).client()
+	accounts := 0
+	for _, o := range c.objects["secrets"] {
+		if o.(*corev1.Secret).Type == mesh.WorkloadSecretType {
+			accounts++
+		}
+	}
+	var mu sync.Mutex
+	var limits []string
+	client, err := (&access{file: serveCluster(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/secrets") {
+			mu.Lock()
+			limits = append(limits, r.URL.Query().Get("limit"))
+			mu.Unlock()
+		}
+		c.ServeHTTP(w, r)
+	}))}).client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, metadata := range []bool{false, true} {
 		var whole []heldAt
-		for _, page := range []int{500, 1, 2, 3} {
+		for _, page := range []int{0, 1, 2, 3} {
 			r := &certReader{client: client, metadata: metadata, page: page, now: time.Now()}
 			r.read(t.Context())
+			size := cmp.Or(page, 500)
+			mu.Lock()
+			want := slices.Repeat([]string{strconv.Itoa(size)}, (accounts+size-1)/size)
+			if diff := gocmp.Diff(want, limits); diff != "" {
+				t.Errorf("metadata %t, page of %d, limits: -want +got\n%s", metadata, page, diff)
+			}
+			limits = nil
+			mu.Unlock()
 			if len(r.unread) > 0 || len(r.found) != 10 {
 				t.Fatalf("%d found, want 10; unread: %v", len(r.found), r.unread)
 			}
 			if whole == nil {
 				whole = r.found
 			}
-			if diff := cmp.Diff(whole, r.found); diff != "" {
+			if diff := gocmp.Diff(whole, r.found); diff != "" {
 				t.Errorf("page of %d: -whole +paged\n%s", page, diff)
 			}
 		}
@@ -113,7 +142,7 @@ func TestCitadelSettings(t *testing.T) {
 	want := map[string]string{
 		"trust-domain": "b.example", "intermediate": "false", "ca": "self-signed", "ca-namespace": "keys", "config": "/etc/garrison/citadel.yaml",
 	}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+	if diff := gocmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v, -want +got\n%s", err, diff)
 	}
 	// And they count: the root signs itself, and its Secrets are elsewhere.
