@@ -35,11 +35,11 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	}
 	key, keyText, err := a.options.SecretKey.generate()
 	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
+		return nil, breaks(RuleCSR, fmt.Errorf("key: %w", err))
 	}
 	request, err := requestFor(key)
 	if err != nil {
-		return nil, err
+		return nil, breaks(RuleCSR, err)
 	}
 	cert, err := a.certify(order{
 		names: n, request: request, ttl: a.options.SecretTTL, proven: now,
