@@ -89,8 +89,9 @@ func TestProcessMetrics(t *testing.T) {
 	var serving serve.Certificate
 	var unwritable error
 	r := prometheus.NewRegistry()
-	registerProcess(r, &serving, func() error { return unwritable })
-	expect := func(unwritable int, notAfter int64) {
+	authority, _ := newAuthority(t)
+	registerProcess(r, &serving, authority, func() error { return unwritable })
+	expect := func(unwritable int, notAfter, overdue int64) {
 		t.Helper()
 		if err := testutil.GatherAndCompare(r, strings.NewReader(fmt.Sprintf(`
 # HELP citadel_issuance_log_unwritable 1 while nothing is issued because it could not be put on record.
@@ -99,12 +100,14 @@ citadel_issuance_log_unwritable %d
 # HELP serving_certificate_not_after_seconds When the serving certificate expires, in seconds since 1970; 0 while there is none.
 # TYPE serving_certificate_not_after_seconds gauge
 serving_certificate_not_after_seconds %v
-`, unwritable, float64(notAfter)))); err != nil {
+# HELP serving_certificate_overdue_seconds From when on the serving certificate should have been replaced long ago, in seconds since 1970; 0 while there is none.
+# TYPE serving_certificate_overdue_seconds gauge
+serving_certificate_overdue_seconds %v
+`, unwritable, float64(notAfter), float64(overdue)))); err != nil {
 			t.Error(err)
 		}
 	}
-	expect(0, 0)
-	authority, _ := newAuthority(t)
+	expect(0, 0, 0)
 	own, err := authority.NewSecret(mesh.ServiceAccount{Namespace: "a", Name: "b", UID: "1"}, time.Now())
 	if err == nil {
 		err = serving.Set(own.Data[mesh.CertChain], own.Data[mesh.CertKey], time.Now())
@@ -113,7 +116,8 @@ serving_certificate_not_after_seconds %v
 		t.Fatal(err)
 	}
 	unwritable = errors.New("disk full")
-	expect(1, serving.Leaf().NotAfter.Unix())
+	ends := serving.Leaf().NotAfter
+	expect(1, ends.Unix(), ends.Add(-ca.DefaultSecretTTL/4).Unix())
 }
 
 // full is a record that nothing fits into.
