@@ -148,6 +148,8 @@ func TestCheckSecretRefuses(t *testing.T) {
 			s.Data["cert-chain.pem"] = append([]byte("\n"), s.Data["cert-chain.pem"]...)
 		}, "more than its certificates"},
 		"no owner":                 {func(s *corev1.Secret) { s.OwnerReferences = nil }, "not owned"},
+		"owner of another kind":    {func(s *corev1.Secret) { s.OwnerReferences[0].Kind = "Pod" }, "not owned"},
+		"owner of another name":    {func(s *corev1.Secret) { s.OwnerReferences[0].Name = "httpbin" }, "not owned"},
 		"owner of an earlier life": {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "old" }, "not owned"},
 	}
 	for name, c := range cases {

@@ -44,13 +44,15 @@ func TestSecretsThatFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		failure Failure
 		check   error // of what was made; nil: nothing is made
+		due     bool  // what was made is good, and due already
 		counted string
 	}{
-		"not ready":         {NotReady, nil, "csr_sign_err_count CA_NOT_READY"},
-		"not signed":        {NotSigned, nil, "csr_sign_err_count CERT_GEN_ERROR"},
-		"not good":          {NotReady, errors.New("not what I asked for"), "csr_sign_err_count CERT_GEN_ERROR"},
-		"no key":            {NoRequest, nil, "csr_err_count"},
-		"revoked meanwhile": {NoFailure, nil, ""},
+		"not ready":         {NotReady, nil, false, "csr_sign_err_count CA_NOT_READY"},
+		"not signed":        {NotSigned, nil, false, "csr_sign_err_count CERT_GEN_ERROR"},
+		"not good":          {NotReady, errors.New("not what I asked for"), false, "csr_sign_err_count CERT_GEN_ERROR"},
+		"due already":       {NotReady, nil, true, "csr_sign_err_count CERT_GEN_ERROR"},
+		"no key":            {NoRequest, nil, false, "csr_err_count"},
+		"revoked meanwhile": {NoFailure, nil, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -59,12 +61,12 @@ func TestSecretsThatFail(t *testing.T) {
 				attempts, why, mk := 0, errors.New("no certificate"), k.Make
 				k.Make = func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
 					attempts++
-					if c.check != nil {
+					if c.check != nil || c.due {
 						return mk(account, now)
 					}
 					return nil, why
 				}
-				k.Check = func(mesh.ServiceAccount, *corev1.Secret, time.Time) (time.Time, error) { return time.Time{}, c.check }
+				k.Check = func(mesh.ServiceAccount, *corev1.Secret, time.Time) (time.Time, error) { return time.Now(), c.check }
 				k.Failure = func(err error) Failure {
 					if !errors.Is(err, why) {
 						t.Errorf("asked about %v", err)
