@@ -469,3 +469,23 @@ func TestRootConfigMap(t *testing.T) {
 		t.Errorf("config map (-want +got):\n%s", diff)
 	}
 }
+
+// Another chain below the same roots is another basis, and the roots in it are those that
+// the annotation of a Secret names.
+func TestBasis(t *testing.T) {
+	root := first(NewRoot(RootOptions{}, noon))
+	a, err := Start(Material{Root: root, Intermediate: intermediate(t, root, nil, noon)}, Options{}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.Basis(sleep)
+	if again := a.Basis(sleep); before != again || before.Roots != newSecret(t, a, sleep, noon).Annotations[mesh.SecretRoots] {
+		t.Errorf("%+v, then %+v", before, again)
+	}
+	if changed, err := a.Replace(Material{Root: root, Intermediate: intermediate(t, root, nil, noon)}, noon); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if after := a.Basis(sleep); after.Chain == before.Chain || after.Roots != before.Roots {
+		t.Errorf("%+v, then %+v", before, after)
+	}
+}
