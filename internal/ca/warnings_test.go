@@ -95,7 +95,9 @@ func TestWarnings(t *testing.T) {
 // Where intermediates are renewed when they are due, and not long after, nobody is told
 // of one, however briefly they live.
 func TestWarningsOfAHealthyCA(t *testing.T) {
-	for _, life := range []time.Duration{20 * time.Minute, time.Hour, 3 * time.Hour, day, 3 * day, 59 * day, 89 * day, 181 * day, DefaultIntermediateTTL} {
+	for _, life := range []time.Duration{
+		20 * time.Minute, time.Hour, 3 * time.Hour, day, 3 * day, 59 * day, 89 * day, 181 * day, DefaultIntermediateTTL,
+	} {
 		root := first(NewRoot(RootOptions{}, noon))
 		made := first(DesiredIntermediate(root, nil, IntermediateOptions{TTL: life}, noon))
 		a, err := Start(Material{Root: root, Intermediate: made}, Options{}, noon)

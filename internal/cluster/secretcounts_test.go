@@ -92,11 +92,14 @@ func TestSecretLives(t *testing.T) {
 			}
 		}
 		var stuck atomic.Bool // nobody can be asked whether an account is gone
-		api.metadata.(*metadatafake.FakeMetadataClient).PrependReactor("get", "serviceaccounts", func(clienttesting.Action) (bool, runtime.Object, error) {
+		api.metadata.(*metadatafake.FakeMetadataClient).PrependReactor("get", "serviceaccounts", func(clienttesting.Action) (
+			bool, runtime.Object, error,
+		) {
 			return stuck.Load(), nil, apierrors.NewInternalError(errors.New("no quorum"))
 		})
 		api.bulk.(*fake.Clientset).PrependReactor("delete", "secrets", func(a clienttesting.Action) (bool, runtime.Object, error) {
-			if o := a.(clienttesting.DeleteActionImpl).DeleteOptions.Preconditions; byHand.Load() == 0 && (o == nil || o.UID == nil || *o.UID == "" || o.ResourceVersion == nil || *o.ResourceVersion == "") {
+			if o := a.(clienttesting.DeleteActionImpl).DeleteOptions.Preconditions; byHand.Load() == 0 &&
+				(o == nil || o.UID == nil || *o.UID == "" || o.ResourceVersion == nil || *o.ResourceVersion == "") {
 				t.Errorf("deleted whatever was there: %+v", o)
 			}
 			return false, nil, nil

@@ -102,9 +102,10 @@ var year = certificate{365 * day, 30 * day}
 
 func (s state) scrape() scrape {
 	of := func(role string, c certificate) []series {
+		which := []string{"role", role, "fingerprint", role[:1], "pod", "citadel-1", "namespace", "istio-system"}
 		return []series{
-			show("citadel_ca_certificate_expiry_timestamp_seconds", c.ends(), "role", role, "fingerprint", role[:1], "pod", "citadel-1", "namespace", "istio-system"),
-			show("citadel_ca_certificate_overdue_timestamp_seconds", c.ripens(), "role", role, "fingerprint", role[:1], "pod", "citadel-1", "namespace", "istio-system"),
+			show("citadel_ca_certificate_expiry_timestamp_seconds", c.ends(), which...),
+			show("citadel_ca_certificate_overdue_timestamp_seconds", c.ripens(), which...),
 		}
 	}
 	all := slices.Concat(of("signer", s.signer), of("earlier", s.earlier), of("root", certificate{5 * 365 * day, 30 * day}))
