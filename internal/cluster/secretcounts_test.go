@@ -51,9 +51,10 @@ func TestSecretLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api, k := shop(t), keeper(t)
 		k.Log = nil
-		made, mk := 0, k.Make
+		var made atomic.Int64
+		mk := k.Make
 		k.Make = func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error) {
-			made++
+			made.Add(1)
 			return mk(account, now)
 		}
 		var left atomic.Bool
@@ -135,11 +136,11 @@ func TestSecretLives(t *testing.T) {
 		}
 		left.Store(false)
 		again <- struct{}{}
-		made = 0
+		made.Store(0)
 		expect("name taken", lives{created: 4, secretDeleted: 1, accountDeleted: 2, blocked: 1})
 		lapse(time.Hour)
-		if made != 1 {
-			t.Errorf("%d keys made that nobody gets, want the first alone", made)
+		if n := made.Load(); n != 1 {
+			t.Errorf("%d keys made that nobody gets, want the first alone", n)
 		}
 		if err := api.bulk.(*fake.Clientset).Tracker().Delete(secretResource, "shop", "istio.cart"); err != nil {
 			t.Fatal(err)

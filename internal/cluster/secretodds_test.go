@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -226,6 +227,23 @@ func TestSecretRates(t *testing.T) {
 		}
 		if got := strings.Join(asked, ", "); got != "0s  type=istio.io/key-and-cert, 10s page-2 type=istio.io/key-and-cert" {
 			t.Errorf("asked for %s", got)
+		}
+		stop()
+	})
+}
+
+// A pass over all Secrets that fails is made again within minutes, not in half a day.
+func TestScrubIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := shop(t)
+		var passes atomic.Int64
+		api.bulk.(*fake.Clientset).PrependReactor("list", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return passes.Add(1) <= 3, nil, apierrors.NewInternalError(errors.New("no quorum"))
+		})
+		_, stop := quietly(t, api, nil)
+		lapse(10 * time.Minute)
+		if n := passes.Load(); n != 4 {
+			t.Errorf("%d passes, want three that failed and one that did not", n)
 		}
 		stop()
 	})
