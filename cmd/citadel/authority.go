@@ -201,8 +201,6 @@ func (k *keyring) again(got func(*corev1.Secret)) func(*corev1.Secret) {
 // tend is the leader's part: the intermediate is renewed in time, and whoever reads
 // the log is told what is needed for it.
 func (k *keyring) tend(ctx context.Context) error {
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
 	var told string
 	var toldAt time.Time
 	for {
@@ -222,10 +220,23 @@ func (k *keyring) tend(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hourly.C:
+		case <-time.After(untilTended(k.authority.Status(), time.Now())):
 		case <-k.due:
 		}
 	}
+}
+
+// untilTended returns how long the intermediate may be left alone: an hour, or less where it is
+// due sooner, or was due, is still the same, and ends before ten more hours.
+func untilTended(s ca.Status, now time.Time) time.Duration {
+	wait := time.Hour
+	if s.Renewal.IsZero() {
+		return wait
+	}
+	if due := s.Renewal.Sub(now); due >= 0 {
+		return min(wait, due+time.Second)
+	}
+	return max(time.Second, min(wait, s.Ends.Sub(now)/10))
 }
 
 // renew writes the Secret of the intermediate where that is due. The root is read

@@ -136,3 +136,26 @@ func TestReadPluggedFiles(t *testing.T) {
 		t.Errorf("no directory: %+v, want a CA without files, which is refused", got)
 	}
 }
+
+// The leader is there when an intermediate is due, however briefly it lives, and tries
+// again in time.
+func TestUntilTended(t *testing.T) {
+	now := time.Now()
+	of := func(due, ends time.Duration) ca.Status { return ca.Status{Renewal: now.Add(due), Ends: now.Add(ends)} }
+	for name, c := range map[string]struct {
+		status ca.Status
+		want   time.Duration
+	}{
+		"no intermediate of ours":        {ca.Status{Ends: now.Add(time.Minute)}, time.Hour},
+		"due in months":                  {of(1000*time.Hour, 2000*time.Hour), time.Hour},
+		"due in a minute":                {of(time.Minute, 2*time.Minute), time.Minute + time.Second},
+		"due now":                        {of(0, time.Minute), time.Second},
+		"not renewed, months left":       {of(-time.Hour, 2000*time.Hour), time.Hour},
+		"not renewed, half an hour left": {of(-time.Hour, 30*time.Minute), 3 * time.Minute},
+		"ended":                          {of(-time.Hour, -time.Minute), time.Second},
+	} {
+		if got := untilTended(c.status, now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

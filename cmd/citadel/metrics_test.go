@@ -13,7 +13,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
 
+	"github.com/garrison-mesh/garrison/internal/ca"
+	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
@@ -35,7 +39,7 @@ func leaderSeries() []string {
 	return []string{
 		"citadel_secret_controller_svc_acc_created_cert_count", "citadel_secret_controller_svc_acc_deleted_cert_count",
 		"citadel_secret_controller_secret_deleted_cert_count", "citadel_secret_controller_csr_err_count",
-		`citadel_secret_controller_csr_sign_err_count{error="CERT_GEN_ERROR"}`,
+		`citadel_secret_controller_csr_sign_err_count{error="CA_NOT_READY"}`, `citadel_secret_controller_csr_sign_err_count{error="CERT_GEN_ERROR"}`,
 	}
 }
 
@@ -85,8 +89,9 @@ func TestProcessMetrics(t *testing.T) {
 	var serving serve.Certificate
 	var unwritable error
 	r := prometheus.NewRegistry()
-	registerProcess(r, &serving, func() error { return unwritable })
-	expect := func(unwritable int, notAfter int64) {
+	authority, _ := newAuthority(t)
+	registerProcess(r, &serving, authority, func() error { return unwritable })
+	expect := func(unwritable int, notAfter, overdue int64) {
 		t.Helper()
 		if err := testutil.GatherAndCompare(r, strings.NewReader(fmt.Sprintf(`
 # HELP citadel_issuance_log_unwritable 1 while nothing is issued because it could not be put on record.
@@ -95,12 +100,14 @@ citadel_issuance_log_unwritable %d
 # HELP serving_certificate_not_after_seconds When the serving certificate expires, in seconds since 1970; 0 while there is none.
 # TYPE serving_certificate_not_after_seconds gauge
 serving_certificate_not_after_seconds %v
-`, unwritable, float64(notAfter)))); err != nil {
+# HELP serving_certificate_overdue_seconds From when on the serving certificate should have been replaced long ago, in seconds since 1970; 0 while there is none.
+# TYPE serving_certificate_overdue_seconds gauge
+serving_certificate_overdue_seconds %v
+`, unwritable, float64(notAfter), float64(overdue)))); err != nil {
 			t.Error(err)
 		}
 	}
-	expect(0, 0)
-	authority, _ := newAuthority(t)
+	expect(0, 0, 0)
 	own, err := authority.NewSecret(mesh.ServiceAccount{Namespace: "a", Name: "b", UID: "1"}, time.Now())
 	if err == nil {
 		err = serving.Set(own.Data[mesh.CertChain], own.Data[mesh.CertKey], time.Now())
@@ -109,5 +116,50 @@ serving_certificate_not_after_seconds %v
 		t.Fatal(err)
 	}
 	unwritable = errors.New("disk full")
-	expect(1, serving.Leaf().NotAfter.Unix())
+	ends := serving.Leaf().NotAfter
+	expect(1, ends.Unix(), ends.Add(-ca.DefaultSecretTTL/4).Unix())
+}
+
+// full is a record that nothing fits into.
+type full struct{}
+
+func (full) Append(ledger.Entry) error { return errors.New("disk full") }
+
+// Why a Secret was not made is sorted as Istio's dashboards know it: what is not the
+// account's fault and passes, what is neither, and what is no failure at all.
+func TestFailureOfASecret(t *testing.T) {
+	account := mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "1"}
+	revoked := new(ca.Revocations)
+	if _, err := revoked.Set(&corev1.ConfigMap{Data: map[string]string{
+		mesh.RevocationsKey: "- {id: spiffe://cluster.local/ns/shop/sa/cart, reason: stolen}",
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	root, err := ca.NewRoot(ca.RootOptions{}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		options ca.Options
+		account mesh.ServiceAccount
+		after   time.Duration
+		want    cluster.Failure
+	}{
+		"root that ended":       {account: account, after: 11 * 365 * 24 * time.Hour, want: cluster.NotReady},
+		"record is full":        {options: ca.Options{Recorder: full{}}, account: account, want: cluster.NotReady},
+		"revocations unread":    {options: ca.Options{Revocations: new(ca.Revocations)}, account: account, want: cluster.NotReady},
+		"account is revoked":    {options: ca.Options{Revocations: revoked}, account: account, want: cluster.NoFailure},
+		"account without an ID": {account: mesh.ServiceAccount{Namespace: "shop", Name: "Ä"}, want: cluster.NotSigned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			authority, err := ca.Open(root, c.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = authority.NewSecret(c.account, time.Now().Add(c.after))
+			if got := failure(err); err == nil || got != c.want {
+				t.Errorf("%v: %q, want %q", err, got, c.want)
+			}
+		})
+	}
 }

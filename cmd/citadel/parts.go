@@ -44,7 +44,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		Workloads: workloads{running}, StillAlive: workloads{running}.stillAlive, NodeAccounts: s.nodes, PodlessAccounts: s.podless,
 	})
 	serving, door := new(serve.Certificate), s.newDoor(p.metrics)
-	registerProcess(p.metrics, serving, p.record.Ready)
+	registerProcess(p.metrics, serving, authority, p.record.Ready)
 	leader := newLeader(leader{
 		api: p.api, authority: authority, tend: keys.tend, warn: keys.newWarner().run, settings: s, log: p.log, metrics: p.metrics,
 	})

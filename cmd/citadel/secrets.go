@@ -154,8 +154,12 @@ func (l *leader) again() {
 
 // run waits for the lease and keeps Secrets and ConfigMaps while this replica holds it.
 func (l *leader) run(ctx context.Context) error {
-	lease := cluster.Lease{Namespace: l.settings.namespace, Name: mesh.CitadelLease, Identity: l.settings.pod, Log: l.log}
-	return l.api.Lead(ctx, lease, l.keep)
+	return l.api.Lead(ctx, l.settings.lease(l.log), l.keep)
+}
+
+// lease is what the leader holds.
+func (s settings) lease(log *slog.Logger) cluster.Lease {
+	return cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
 }
 
 func (l *leader) keep(ctx context.Context) error {
@@ -166,7 +170,7 @@ func (l *leader) keep(ctx context.Context) error {
 		"secrets": l.api.KeepSecrets(cluster.SecretKeeper{
 			InScope: func(ns *corev1.Namespace, a cluster.Account) bool { return s.scope.Includes(ns, a.Labels, a.Used) },
 			Labels:  s.scope.Accounts != nil, Used: s.scope.Used, Namespaces: s.namespaces,
-			Check: l.authority.CheckSecret, Make: l.authority.NewSecret,
+			Check: l.authority.CheckSecret, Make: l.authority.NewSecret, Failure: failure,
 			Basis: func(account mesh.ServiceAccount) cluster.Basis { return cluster.Basis(l.authority.Basis(account)) },
 			Again: l.secrets, Workers: s.workers, Rate: s.rate, ScrubRate: s.scrubRate, ScrubInterval: s.scrubInterval,
 			Log: l.log, Metrics: l.metrics,
@@ -188,6 +192,19 @@ func (l *leader) keep(ctx context.Context) error {
 		})
 	}
 	return serve.All(ctx, parts)
+}
+
+// failure sorts an error of [ca.Authority.NewSecret].
+func failure(err error) cluster.Failure {
+	switch ca.RuleOf(err) {
+	case ca.RuleIssuer, ca.RuleRecord, ca.RuleRevocations:
+		return cluster.NotReady
+	case ca.RuleCSR:
+		return cluster.NoRequest
+	case ca.RuleRevoked:
+		return cluster.NoFailure
+	}
+	return cluster.NotSigned
 }
 
 // word is told to one listener, who may be late: several at a time are one.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -23,13 +24,22 @@ type warner struct {
 	files     bool   // the plugged-in CA is in files, not in a Secret
 	log       *slog.Logger
 
-	told map[string]bool // by ID, for longer than the API server keeps Events
+	marks marks // of what was told, whoever told it
+	// told is what this process wrote as Events, by ID, and whether it is marked: a mark that
+	// could not be left must not have the Event written again and again.
+	told map[string]bool
+}
+
+// marks are left by one leader for all later ones.
+type marks interface {
+	Has(ctx context.Context, mark string) (bool, error)
+	Leave(ctx context.Context, mark string) error
 }
 
 func (k *keyring) newWarner() *warner {
 	return &warner{
 		status: k.authority.Status, write: k.api.WarnOfSecret, namespace: k.settings.caNamespace, files: k.settings.keys.fromFiles(),
-		log: k.log, told: map[string]bool{},
+		log: k.log, marks: k.api.LeaseMarks(k.settings.lease(nil)), told: map[string]bool{},
 	}
 }
 
@@ -47,11 +57,33 @@ func (w *warner) run(ctx context.Context) error {
 	}
 }
 
-// warn writes what is new. What could not be written is still new the next time.
+// warn tells what nobody told before. What could not be told is still new the next time.
 func (w *warner) warn(ctx context.Context, now time.Time) {
 	for _, warning := range w.status().Warnings(now) {
-		if w.told[warning.ID] || ctx.Err() != nil {
-			continue
+		if ctx.Err() != nil {
+			return
+		}
+		if err := w.tell(ctx, warning); err != nil {
+			w.log.WarnContext(ctx, "warning about the CA not told", "reason", warning.Reason, "err", err)
+		}
+	}
+}
+
+// tell writes the Event, then the mark: a leader that ends in between has its successor
+// write it again at once, which the API server takes for the same, and never leaves it out.
+func (w *warner) tell(ctx context.Context, warning ca.Warning) error {
+	marked, told := w.told[warning.ID]
+	if marked {
+		return nil
+	}
+	if !told {
+		before, err := w.marks.Has(ctx, warning.ID)
+		if err != nil {
+			return err
+		}
+		if before {
+			w.told[warning.ID] = true
+			return nil
 		}
 		if warning.Secret == mesh.PluggedSecret && w.files {
 			warning.Secret = mesh.IntermediateSecret // which holds the note that a CA is plugged in
@@ -59,9 +91,13 @@ func (w *warner) warn(ctx context.Context, now time.Time) {
 		if err := w.write(ctx, cluster.SecretWarning{
 			Namespace: w.namespace, Secret: warning.Secret, ID: warning.ID, Reason: warning.Reason, Message: warning.Message,
 		}); err != nil {
-			w.log.WarnContext(ctx, "warning about the CA not written as an Event", "reason", warning.Reason, "err", err)
-			continue
+			return err
 		}
-		w.told[warning.ID] = true
+		w.told[warning.ID] = false
 	}
+	if err := w.marks.Leave(ctx, warning.ID); err != nil {
+		return fmt.Errorf("written, but not marked: %w", err)
+	}
+	w.told[warning.ID] = true
+	return nil
 }

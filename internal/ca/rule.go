@@ -56,6 +56,15 @@ func breaks(rule Rule, err error) error {
 	return broken{rule, err}
 }
 
+// RuleOf returns the rule by which [Authority.NewSecret] made none, [RuleInternal] where
+// none of them names the reason. [RuleCSR] is that there was no key or no request for it.
+func RuleOf(err error) Rule {
+	if rule := unissued(err).rule; rule != RuleInternal {
+		return rule
+	}
+	return ruleOf(err, RuleInternal)
+}
+
 // ruleOf returns the rule that an error names, or else.
 func ruleOf(err error, otherwise Rule) Rule {
 	if b, ok := errors.AsType[broken](err); ok {

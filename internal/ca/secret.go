@@ -35,11 +35,11 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 	}
 	key, keyText, err := a.options.SecretKey.generate()
 	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
+		return nil, breaks(RuleCSR, fmt.Errorf("key: %w", err))
 	}
 	request, err := requestFor(key)
 	if err != nil {
-		return nil, err
+		return nil, breaks(RuleCSR, err)
 	}
 	cert, err := a.certify(order{
 		names: n, request: request, ttl: a.options.SecretTTL, proven: now, secret: true,
@@ -197,14 +197,25 @@ func checkOwner(account mesh.ServiceAccount, secret *corev1.Secret) error {
 
 // renewal returns when what is left of a certificate's life is the grace period, give or
 // take a tenth of it: always the same for one account, but spread over accounts whose
-// certificates were made together. Life begins when the certificate was made, which for
-// brief ones is long after NotBefore. The least grace period takes no more than half of it.
+// certificates were made together.
 func (o Options) renewal(leaf *x509.Certificate, account mesh.ServiceAccount) time.Time {
 	h := sha256.Sum256([]byte(account.UID))
 	spread := float64(binary.BigEndian.Uint32(h[:]))/(1<<31) - 1 // -1 to 1
-	life := leaf.NotAfter.Sub(madeAt(leaf))
-	grace := max(o.SecretGrace*float64(life), float64(min(o.SecretMinGrace, life/2))) // of 200 years and more, life is the longest Duration
-	return leaf.NotAfter.Add(-time.Duration(grace * (1 + spread/10)))
+	return leaf.NotAfter.Add(-time.Duration(o.grace(leaf) * (1 + spread/10)))
+}
+
+// grace returns the grace period of a certificate, in nanoseconds. Life begins when the
+// certificate was made, which for brief ones is long after NotBefore. The least grace
+// period takes no more than half of it.
+func (o Options) grace(leaf *x509.Certificate) float64 {
+	life := leaf.NotAfter.Sub(madeAt(leaf)) // of 200 years and more, the longest Duration
+	return max(o.SecretGrace*float64(life), float64(min(o.SecretMinGrace, life/2)))
+}
+
+// SecretOverdue returns from when on a certificate out of a Secret should have been renewed
+// long ago: when half of its grace period is over, and at most 30 days are left.
+func (a *Authority) SecretOverdue(leaf *x509.Certificate) time.Time {
+	return leaf.NotAfter.Add(-min(firstWarning, time.Duration(a.options.grace(leaf)/2)))
 }
 
 // digest is how annotations and the record name what they do not hold.

@@ -148,6 +148,8 @@ func TestCheckSecretRefuses(t *testing.T) {
 			s.Data["cert-chain.pem"] = append([]byte("\n"), s.Data["cert-chain.pem"]...)
 		}, "more than its certificates"},
 		"no owner":                 {func(s *corev1.Secret) { s.OwnerReferences = nil }, "not owned"},
+		"owner of another kind":    {func(s *corev1.Secret) { s.OwnerReferences[0].Kind = "Pod" }, "not owned"},
+		"owner of another name":    {func(s *corev1.Secret) { s.OwnerReferences[0].Name = "httpbin" }, "not owned"},
 		"owner of an earlier life": {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "old" }, "not owned"},
 	}
 	for name, c := range cases {
@@ -474,5 +476,25 @@ func TestRootConfigMap(t *testing.T) {
 	got := a.RootConfigMap(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config map (-want +got):\n%s", diff)
+	}
+}
+
+// Another chain below the same roots is another basis, and the roots in it are those that
+// the annotation of a Secret names.
+func TestBasis(t *testing.T) {
+	root := first(NewRoot(RootOptions{}, noon))
+	a, err := Start(Material{Root: root, Intermediate: intermediate(t, root, nil, noon)}, Options{}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.Basis(sleep)
+	if again := a.Basis(sleep); before != again || before.Roots != newSecret(t, a, sleep, noon).Annotations[mesh.SecretRoots] {
+		t.Errorf("%+v, then %+v", before, again)
+	}
+	if changed, err := a.Replace(Material{Root: root, Intermediate: intermediate(t, root, nil, noon)}, noon); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if after := a.Basis(sleep); after.Chain == before.Chain || after.Roots != before.Roots {
+		t.Errorf("%+v, then %+v", before, after)
 	}
 }

@@ -111,8 +111,8 @@ const maxSeries = 32
 // certificates tells when each certificate of chain and bundle ends, and whether the
 // root key is there to renew them.
 type certificates struct {
-	authority                         *Authority
-	expiry, renewal, offline, refused *prometheus.Desc
+	authority                                  *Authority
+	expiry, overdue, renewal, offline, refused *prometheus.Desc
 }
 
 func newCertificates(a *Authority) *certificates {
@@ -123,6 +123,8 @@ func newCertificates(a *Authority) *certificates {
 		authority: a,
 		expiry: desc("certificate_expiry_timestamp_seconds",
 			"When each certificate of the chain and the bundle ends, in seconds since 1970.", "role", "fingerprint"),
+		overdue: desc("certificate_overdue_timestamp_seconds",
+			"From when on each of them should have been replaced long ago, in seconds since 1970.", "role", "fingerprint"),
 		renewal: desc("intermediate_renewal_timestamp_seconds", "When the intermediate is due for renewal, which needs the root key."),
 		offline: desc("root_key_offline", "1 while the key of the self-signed root is not in its Secret."),
 		refused: desc("material_refused", "1 while the CA that was found last is not the one in use; the log says why."),
@@ -131,6 +133,7 @@ func newCertificates(a *Authority) *certificates {
 
 func (c *certificates) Describe(out chan<- *prometheus.Desc) {
 	out <- c.expiry
+	out <- c.overdue
 	out <- c.renewal
 	out <- c.offline
 	out <- c.refused
@@ -155,6 +158,7 @@ func (c *certificates) Collect(out chan<- prometheus.Metric) {
 		}
 		seen[labels] = true
 		gauge(c.expiry, float64(cert.NotAfter.Unix()), labels[0], labels[1])
+		gauge(c.overdue, float64(cert.Overdue().Unix()), labels[0], labels[1])
 	}
 	if !s.Renewal.IsZero() {
 		gauge(c.renewal, float64(s.Renewal.Unix()))

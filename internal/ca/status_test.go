@@ -65,12 +65,18 @@ func TestStatus(t *testing.T) {
 		want += fmt.Sprintf("citadel_ca_certificate_expiry_timestamp_seconds{fingerprint=%q,role=%q} %v\n",
 			c.Fingerprint[:16], c.Role, float64(c.NotAfter.Unix()))
 	}
+	want += "# HELP citadel_ca_certificate_overdue_timestamp_seconds From when on each of them should have been replaced long ago, in seconds since 1970.\n" +
+		"# TYPE citadel_ca_certificate_overdue_timestamp_seconds gauge\n"
+	for _, c := range s.Certificates {
+		want += fmt.Sprintf("citadel_ca_certificate_overdue_timestamp_seconds{fingerprint=%q,role=%q} %v\n",
+			c.Fingerprint[:16], c.Role, float64(c.NotAfter.Add(-min(30*day, c.NotAfter.Sub(c.NotBefore)/6)).Unix()))
+	}
 	want += fmt.Sprintf("# HELP citadel_ca_root_key_offline 1 while the key of the self-signed root is not in its Secret.\n"+
 		"# TYPE citadel_ca_root_key_offline gauge\ncitadel_ca_root_key_offline 0\n"+
 		"# HELP citadel_ca_intermediate_renewal_timestamp_seconds When the intermediate is due for renewal, which needs the root key.\n"+
 		"# TYPE citadel_ca_intermediate_renewal_timestamp_seconds gauge\ncitadel_ca_intermediate_renewal_timestamp_seconds %v\n", float64(s.Renewal.Unix()))
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "citadel_ca_certificate_expiry_timestamp_seconds",
-		"citadel_ca_root_key_offline", "citadel_ca_intermediate_renewal_timestamp_seconds"); err != nil {
+		"citadel_ca_certificate_overdue_timestamp_seconds", "citadel_ca_root_key_offline", "citadel_ca_intermediate_renewal_timestamp_seconds"); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,9 +13,10 @@ const (
 	RootKeyNeeded   = "RootKeyNeeded"
 )
 
-// renewalSlack is how long an intermediate may be due and still count as one that is
-// being renewed: the leader looks every hour.
-const renewalSlack = 2 * time.Hour
+// firstWarning is how long before its end a certificate is spoken of at the earliest.
+const firstWarning = 30 * day
+
+const day = 24 * time.Hour
 
 // Warning is what people who look at a Secret of the CA should see there.
 type Warning struct {
@@ -25,25 +26,32 @@ type Warning struct {
 	Message string
 }
 
+// Overdue returns from when on a certificate of a CA should have been renewed long ago:
+// when half of the time is over that was left when it was due, and at most 30 days are left. Due
+// it is with a third of its life left: ours are renewed then, and so are others, usually.
+func (c CertificateInfo) Overdue() time.Time {
+	return c.NotAfter.Add(-min(firstWarning, c.NotAfter.Sub(c.NotBefore)/6))
+}
+
 // Warnings are those that hold at a time: of each certificate of chain and bundle that
-// ends within 30, 7 or 1 days, the latest, and of an intermediate that cannot be renewed
-// because the root's key is offline. Nothing is said of an intermediate that is not due
-// yet, however short its life is; nor of certificates that signed before, which may end.
+// is overdue, and 30, 7 or 1 days before its end, the latest, and of an intermediate that
+// cannot be renewed because the root's key is offline. Where a certificate is overdue later than
+// 30 days before its end, the others come later in proportion. Nothing is said of
+// certificates that signed before, which may end.
 func (s Status) Warnings(now time.Time) (warnings []Warning) {
 	told := map[string]bool{}
 	// From the roots on: one that signs itself is a root first.
 	for n := len(s.Certificates) - 1; n >= 0 && len(warnings) < maxSeries; n-- {
 		c := s.Certificates[n]
-		own := c.Role == SignerRole && !s.Renewal.IsZero()
-		days := daysLeft(c.NotAfter.Sub(now))
-		if days == 0 || c.Role == EarlierRole || told[c.Fingerprint] || own && now.Before(s.Renewal.Add(renewalSlack)) {
+		days, within := c.daysLeft(now)
+		if days == 0 || c.Role == EarlierRole || told[c.Fingerprint] {
 			continue
 		}
 		told[c.Fingerprint] = true
 		warnings = append(warnings, Warning{
 			Secret: s.secretOf(c), ID: fmt.Sprintf("certificate-ends.%s.%dd", c.Fingerprint[:16], days), Reason: CertificateEnds,
 			Message: fmt.Sprintf("%s %.200s (SHA-256 %s...) ends at %s, in less than %s: %s", c.Role, c.Subject, c.Fingerprint[:16],
-				c.NotAfter.UTC().Format(time.RFC3339), plural(days), s.remedy(c)),
+				c.NotAfter.UTC().Format(time.RFC3339), inWords(within), s.remedy(c)),
 		})
 	}
 	if s.RootKey == RootKeyOffline && !s.Renewal.IsZero() && !now.Before(s.Renewal) {
@@ -58,22 +66,30 @@ func (s Status) Warnings(now time.Time) (warnings []Warning) {
 	return warnings
 }
 
-// daysLeft returns the least of 1, 7 and 30 days that hold what is left, 0 where none
-// does or nothing is left.
-func daysLeft(left time.Duration) int {
+// daysLeft returns which warning is the latest, 30, 7 or 1, and within how much of the
+// end it holds; 0 where there is none or nothing is left.
+func (c CertificateInfo) daysLeft(now time.Time) (days int, within time.Duration) {
+	left, first := c.NotAfter.Sub(now), c.NotAfter.Sub(c.Overdue())
 	for _, days := range []int{1, 7, 30} {
-		if left > 0 && left <= time.Duration(days)*24*time.Hour {
-			return days
+		within := first / 30 * time.Duration(days)
+		if left > 0 && left <= within {
+			return days, within
 		}
 	}
-	return 0
+	return 0, 0
 }
 
-func plural(days int) string {
-	if days == 1 {
-		return "a day"
+// inWords writes a duration in the largest unit of which it has more than one, rounded up.
+func inWords(d time.Duration) string {
+	for _, unit := range []struct {
+		name   string
+		length time.Duration
+	}{{"days", day}, {"hours", time.Hour}, {"minutes", time.Minute}} {
+		if n := (d + unit.length - 1) / unit.length; n > 1 {
+			return fmt.Sprintf("%d %s", n, unit.name)
+		}
 	}
-	return fmt.Sprintf("%d days", days)
+	return "a minute"
 }
 
 // secretOf names the Secret that a certificate is in.

@@ -43,6 +43,7 @@ func TestAPIServer(t *testing.T) {
 		"publications":   testPublish,
 		"one config map": testOneConfigMap,
 		"lease":          testLease,
+		"LeaseMarks":     testLeaseMarks,
 		"CreateOrRead":   testCreateOrRead,
 		"EnsureSecret":   testEnsureSecret,
 		"WarnOfSecret":   testWarnOfSecret,

@@ -15,6 +15,7 @@
 // workloads.go for who lives, and token.go where it cannot tell itself. The functions need these verbs and no others:
 //
 //	Lead            leases (coordination.k8s.io): create; get, update by name
+//	LeaseMarks      leases (coordination.k8s.io): get, update by name
 //	CreateOrRead    secrets: create; get by name
 //	EnsureSecret    secrets: create; get, update by name
 //	ReadSecret      secrets: get by name

@@ -180,7 +180,7 @@ func errBehind(k key) error {
 func (s *secretLoop) fresh(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, time.Time, error) {
 	made, err := s.Make(account, now)
 	if err != nil {
-		s.metrics.unsigned.WithLabelValues(signError).Inc()
+		s.metrics.failed(s.Failure(err))
 		return nil, time.Time{}, err
 	}
 	fresh := made.DeepCopy()
@@ -195,7 +195,7 @@ func (s *secretLoop) fresh(account mesh.ServiceAccount, now time.Time) (*corev1.
 		err = fmt.Errorf("to be renewed at %s already", renew.UTC().Format(time.RFC3339))
 	}
 	if err != nil {
-		s.metrics.refused.Inc()
+		s.metrics.failed(NotSigned)
 		return nil, time.Time{}, fmt.Errorf("as made: %w", err)
 	}
 	return fresh, renew, nil

@@ -6,8 +6,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// signError is the reason that Istio's dashboards know.
-const signError = "CERT_GEN_ERROR"
+// Failure is why there is no new Secret, as far as metrics tell: a value of the label error
+// that Istio's dashboards know, where they look for it there.
+type Failure string
+
+// Istio's other values cannot be: the requests are Citadel's own, and so are the lifetimes.
+const (
+	NoFailure Failure = "" // none is due to the account
+	NotReady  Failure = "CA_NOT_READY"
+	NotSigned Failure = "CERT_GEN_ERROR"
+	NoRequest Failure = "no request" // no key or no CSR, which has a counter of its own
+)
 
 // secretMetrics are those of the loop over Secrets; those that begin with
 // citadel_secret_controller are named as Istio's Citadel named them.
@@ -21,8 +30,8 @@ type secretMetrics struct {
 	accountCreated prometheus.Counter
 	accountDeleted prometheus.Counter
 	secretDeleted  prometheus.Counter
-	refused        prometheus.Counter
-	unsigned       *prometheus.CounterVec
+	unrequested    prometheus.Counter
+	unsigned       *prometheus.CounterVec // by Failure
 }
 
 func newSecretMetrics(r prometheus.Registerer) (m secretMetrics, err error) {
@@ -50,12 +59,24 @@ func newSecretMetrics(r prometheus.Registerer) (m secretMetrics, err error) {
 	m.accountCreated = counter("citadel_secret_controller_svc_acc_created_cert_count", "Certificates made because there was none for a service account.")
 	m.accountDeleted = counter("citadel_secret_controller_svc_acc_deleted_cert_count", "Certificates that went because their service account did.")
 	m.secretDeleted = counter("citadel_secret_controller_secret_deleted_cert_count", "Certificates made anew because their Secret was deleted.")
-	m.refused = counter("citadel_secret_controller_csr_err_count", "Secrets that were made and did not pass the check before they were written.")
+	m.unrequested = counter("citadel_secret_controller_csr_err_count", "Secrets that could not be made because there was no key or no request for them.")
 	m.unsigned, err = registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "citadel_secret_controller_csr_sign_err_count",
-		Help: "Secrets that could not be made because there was no certificate for them.",
+		Help: "Secrets that could not be made because there was no good certificate for them, by reason.",
 	}, []string{"error"}))
 	errs = append(errs, err)
-	m.unsigned.WithLabelValues(signError) // a series from the start, so that rates are right
+	for _, f := range []Failure{NotReady, NotSigned} {
+		m.unsigned.WithLabelValues(string(f)) // a series from the start, so that rates are right
+	}
 	return m, errors.Join(errs...)
+}
+
+func (m secretMetrics) failed(f Failure) {
+	switch f {
+	case NoFailure:
+	case NoRequest:
+		m.unrequested.Inc()
+	default:
+		m.unsigned.WithLabelValues(string(f)).Inc()
+	}
 }

@@ -53,6 +53,8 @@ type SecretKeeper struct {
 	// and the label that marks it as Garrison's are put in here. What Make returns
 	// has to pass Check, with a renewal yet to come, or it is not written.
 	Make func(account mesh.ServiceAccount, now time.Time) (*corev1.Secret, error)
+	// Failure sorts an error of Make; nil: each is NotSigned.
+	Failure func(error) Failure
 
 	// Basis returns what an account's Secret is good by today. When that has changed, a
 	// word on Again, which may be nil, has all Secrets looked at at once.
@@ -162,6 +164,9 @@ func (k SecretKeeper) withDefaults() SecretKeeper {
 	}
 	if k.Resync <= 0 {
 		k.Resync = defaultResync
+	}
+	if k.Failure == nil {
+		k.Failure = func(error) Failure { return NotSigned }
 	}
 	if len(k.Namespaces) == 0 {
 		k.Namespaces = []string{metav1.NamespaceAll}

@@ -116,6 +116,9 @@ func TestSecretsBarred(t *testing.T) {
 		if made != 1 {
 			t.Errorf("made %d Secrets, want the first alone", made)
 		}
+		if got := livesOf(t, k); got.accountDeleted != 0 {
+			t.Errorf("%+v: the account is there", got)
+		}
 		barred.Store(false)
 		again <- struct{}{}
 		lapse(time.Second)

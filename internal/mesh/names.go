@@ -70,6 +70,10 @@ const (
 	CitadelLease  = "garrison-citadel"
 )
 
+// LeaseMarks is the annotation of a Lease by which its holder tells the next ones what was
+// done that is done once, separated by commas.
+const LeaseMarks = "garrison.io/done"
+
 // Secret types, as Istio names them.
 const (
 	WorkloadSecretType = "istio.io/key-and-cert"
