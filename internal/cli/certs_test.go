@@ -168,7 +168,8 @@ func TestStatusOfPluggedCAElsewhere(t *testing.T) {
 		get[*corev1.Secret](c, "secrets", name).Namespace = "keys"
 	}
 	c.objects["secrets"] = append(c.objects["secrets"], plugged)
-	get[*appsv1.Deployment](c, "deployments", "citadel").Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "GARRISON_CA_NAMESPACE", Value: "keys"}}
+	container := &get[*appsv1.Deployment](c, "deployments", "citadel").Spec.Template.Spec.Containers[0]
+	container.Env = []corev1.EnvVar{{Name: "GARRISON_CA_NAMESPACE", Value: "keys"}}
 	client, err := (&access{file: serveCluster(t, c)}).client()
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +178,8 @@ func TestStatusOfPluggedCAElsewhere(t *testing.T) {
 	for _, s := range readCA(t.Context(), client, mesh.SystemNamespace).secrets {
 		got = append(got, s.Namespace+"/"+s.Name)
 	}
-	if diff := cmp.Diff([]string{"keys/" + mesh.CASecret, "keys/" + mesh.IntermediateSecret, "istio-system/" + mesh.PluggedSecret}, got); diff != "" {
+	want := []string{"keys/" + mesh.CASecret, "keys/" + mesh.IntermediateSecret, "istio-system/" + mesh.PluggedSecret}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
