@@ -93,16 +93,20 @@ var (
 func (l lab) install(t *testing.T) {
 	t.Helper()
 	for _, o := range all[runtime.Object](t) {
-		u := object(t, o)
-		var to dynamic.ResourceInterface
-		plural, _ := meta.UnsafeGuessKindToResource(u.GroupVersionKind())
-		switch to = l.Resource(plural); u.GetKind() {
-		case "ServiceAccount", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget":
-			to = l.Resource(plural).Namespace(cmp.Or(u.GetNamespace(), mesh.SystemNamespace))
-		}
-		if _, err := to.Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "garrison-install"}); err != nil {
-			t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
-		}
+		l.apply(t, object(t, o))
+	}
+}
+
+func (l lab) apply(t *testing.T, u *unstructured.Unstructured) {
+	t.Helper()
+	var to dynamic.ResourceInterface
+	plural, _ := meta.UnsafeGuessKindToResource(u.GroupVersionKind())
+	switch to = l.Resource(plural); u.GetKind() {
+	case "ServiceAccount", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget":
+		to = l.Resource(plural).Namespace(cmp.Or(u.GetNamespace(), mesh.SystemNamespace))
+	}
+	if _, err := to.Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "garrison-install"}); err != nil {
+		t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
 	}
 }
 

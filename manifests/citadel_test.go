@@ -1,10 +1,12 @@
 package manifests_test
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -12,9 +14,11 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
+	"github.com/garrison-mesh/garrison/internal/cli"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -25,7 +29,11 @@ func TestCitadelPolicy(t *testing.T) {
 	if i < 0 {
 		t.Fatal("no policy of Citadel's writes")
 	}
-	expressions := []string{policies[i].Spec.Validations[0].Expression, policies[i].Spec.MatchConditions[0].Expression}
+	var expressions []string
+	for _, v := range policies[i].Spec.Validations {
+		expressions = append(expressions, v.Expression)
+	}
+	expressions = append(expressions, policies[i].Spec.MatchConditions[0].Expression)
 	for _, v := range policies[i].Spec.Variables {
 		if v.Name == "own" {
 			expressions = append(expressions, v.Expression)
@@ -40,7 +48,7 @@ func TestCitadelPolicy(t *testing.T) {
 		}
 	}
 	want := []string{
-		mesh.WorkloadSecretPrefix, mesh.WorkloadSecretType,
+		mesh.WorkloadSecretPrefix, mesh.WorkloadSecretType, "CREATE", "UPDATE", mesh.IntermediateSecret,
 		"system:serviceaccount:" + mesh.SystemNamespace + ":" + mesh.ServerAccount(mesh.CitadelService),
 		mesh.CASecret, mesh.IntermediateSecret, mesh.IssuanceLogSecret, mesh.SystemNamespace, mesh.CAKeysLabel,
 	}
@@ -60,26 +68,28 @@ func testSecretRights(t *testing.T, l lab) {
 		}
 	}
 	citadel := l.as(t, mesh.ServerAccount(mesh.CitadelService)).Resource(secrets)
+	const all = "create, patch, delete"
 	for _, c := range []struct {
 		namespace, name string
 		kind            corev1.SecretType
-		allowed         bool
+		may             string
 	}{
-		{theirs, "istio.cart", mesh.WorkloadSecretType, true},
-		{mesh.SystemNamespace, "istio.cart", mesh.WorkloadSecretType, true},
-		{mesh.SystemNamespace, mesh.CASecret, mesh.CASecretType, true},
-		{mesh.SystemNamespace, mesh.IntermediateSecret, "garrison.io/ca-intermediate", true},
-		{mesh.SystemNamespace, mesh.IssuanceLogSecret, corev1.SecretTypeOpaque, true},
-		{"ca-vault", mesh.CASecret, mesh.CASecretType, true},
+		{theirs, "istio.cart", mesh.WorkloadSecretType, all},
+		{mesh.SystemNamespace, "istio.cart", mesh.WorkloadSecretType, all},
+		{mesh.SystemNamespace, mesh.CASecret, mesh.CASecretType, "create"},
+		{mesh.SystemNamespace, mesh.IntermediateSecret, mesh.IntermediateSecretType, "create, patch"},
+		{mesh.SystemNamespace, mesh.IssuanceLogSecret, corev1.SecretTypeOpaque, "create"},
+		{"ca-vault", mesh.CASecret, mesh.CASecretType, "create"},
+		{"ca-vault", mesh.IntermediateSecret, mesh.IntermediateSecretType, "create, patch"},
 
-		{theirs, "istio.cart-opaque", corev1.SecretTypeOpaque, false},
-		{theirs, "istio.cart-tls", "", false},
-		{theirs, "istio", mesh.WorkloadSecretType, false},
-		{theirs, "cart", mesh.WorkloadSecretType, false},
-		{theirs, "database", corev1.SecretTypeOpaque, false},
-		{theirs, mesh.CASecret, mesh.CASecretType, false},
-		{"ca-vault", "database", corev1.SecretTypeOpaque, false},
-		{mesh.SystemNamespace, "cacerts", corev1.SecretTypeOpaque, false},
+		{theirs, "istio.cart-opaque", corev1.SecretTypeOpaque, ""},
+		{theirs, "istio.cart-tls", "", ""},
+		{theirs, "istio", mesh.WorkloadSecretType, ""},
+		{theirs, "cart", mesh.WorkloadSecretType, ""},
+		{theirs, "database", corev1.SecretTypeOpaque, ""},
+		{theirs, mesh.CASecret, mesh.CASecretType, ""},
+		{"ca-vault", "database", corev1.SecretTypeOpaque, ""},
+		{mesh.SystemNamespace, mesh.PluggedSecret, corev1.SecretTypeOpaque, ""},
 	} {
 		secret := object(t, &corev1.Secret{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
@@ -87,22 +97,22 @@ func testSecretRights(t *testing.T, l lab) {
 			Type:       c.kind,
 		})
 		own := citadel.Namespace(c.namespace)
-		refused := func(what string, err error) {
+		judged := func(verb string, err error) {
 			t.Helper()
-			if c.allowed && err != nil || !c.allowed && !apierrors.IsForbidden(err) {
-				t.Errorf("%s %s/%s of type %q: %v", what, c.namespace, c.name, c.kind, err)
+			if may := strings.Contains(c.may, verb); may && err != nil || !may && !apierrors.IsForbidden(err) {
+				t.Errorf("%s %s/%s of type %q: %v", verb, c.namespace, c.name, c.kind, err)
 			}
 		}
 		_, err := own.Create(t.Context(), secret, metav1.CreateOptions{})
-		refused("create", err)
-		if !c.allowed { // there all the same
+		judged("create", err)
+		if err != nil { // there all the same
 			if _, err := l.Resource(secrets).Namespace(c.namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		_, err = own.Patch(t.Context(), c.name, types.MergePatchType, []byte(`{"metadata":{"labels":{"mine":"1"}}}`), metav1.PatchOptions{})
-		refused("patch", err)
-		refused("delete", own.Delete(t.Context(), c.name, metav1.DeleteOptions{}))
+		judged("patch", err)
+		judged("delete", own.Delete(t.Context(), c.name, metav1.DeleteOptions{}))
 	}
 	generated := object(t, &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{GenerateName: "database-"},
@@ -116,43 +126,114 @@ func testSecretRights(t *testing.T, l lab) {
 	}
 }
 
-// Bound in one namespace, the role of the whole cluster gives Secrets there and nowhere
-// else, as garrison manifests citadel prints it.
+// In the place of the binding of the whole cluster, what garrison manifests citadel prints
+// gives Citadel Secrets in the namespaces named and nowhere else, its CA's in a namespace
+// of their own, and the ConfigMap of Istio 1.1.
 func testSingleNamespaces(t *testing.T, l lab) {
-	const alone = "garrison-single"
-	for _, ns := range []string{alone, alone + "-not"} {
+	const alone, other, vault = "garrison-single", "garrison-single-not", "garrison-single-vault"
+	for _, ns := range []string{alone, other} {
 		o := object(t, &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: ns}})
 		if _, err := l.Resource(namespaces).Create(t.Context(), o, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	bound := object(t, &rbacv1.RoleBinding{
-		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: alone, Name: "garrison-citadel-secrets"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "garrison-citadel-secrets"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: alone, Name: "citadel"}},
+	citadel := l.as(t, mesh.ServerAccount(mesh.CitadelService))
+	legacy := object(t, &corev1.ConfigMap{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: mesh.LegacyRootConfigMap},
 	})
-	bindings := rbacv1.SchemeGroupVersion.WithResource("rolebindings")
-	if _, err := l.Resource(bindings).Namespace(alone).Create(t.Context(), bound, metav1.CreateOptions{}); err != nil {
+	writeLegacy := func() error {
+		there := citadel.Resource(configMaps).Namespace(mesh.SystemNamespace)
+		_, err := there.Apply(t.Context(), legacy.GetName(), legacy, metav1.ApplyOptions{FieldManager: mesh.CitadelFieldManager})
+		return err
+	}
+	if err := writeLegacy(); !apierrors.IsForbidden(err) {
+		t.Errorf("%s, which the manifests grant nobody: %v", mesh.LegacyRootConfigMap, err)
+	}
+
+	for _, o := range printed(t, "manifests", "citadel", "--namespaces", alone, "--ca-namespace", vault, "--legacy-root-config-map") {
+		l.apply(t, o)
+	}
+	bindings := rbacv1.SchemeGroupVersion.WithResource("clusterrolebindings")
+	if err := l.Resource(bindings).Delete(t.Context(), "garrison-citadel-secrets", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	config := rest.CopyConfig(l.config)
-	config.Impersonate.UserName = "system:serviceaccount:" + alone + ":citadel"
-	citadel := connect(t, config).Resource(secrets)
-	deadline := time.Now().Add(30 * time.Second)
-	for { // RBAC hears of a binding a moment later
-		_, err := citadel.Namespace(alone).List(t.Context(), metav1.ListOptions{})
-		if err == nil {
-			break
+	defer l.install(t)
+
+	own := citadel.Resource(secrets)
+	list := func(namespace, name string) func() error {
+		o := metav1.ListOptions{}
+		if name != "" {
+			o.FieldSelector = "metadata.name=" + name
 		}
-		if time.Now().After(deadline) {
+		return func() error {
+			_, err := own.Namespace(namespace).List(t.Context(), o)
+			return err
+		}
+	}
+	secret := func(namespace, name string) *unstructured.Unstructured {
+		return object(t, &corev1.Secret{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		})
+	}
+	create := func(namespace, name string) func() error {
+		return func() error {
+			_, err := own.Namespace(namespace).Create(t.Context(), secret(namespace, name), metav1.CreateOptions{})
+			if apierrors.IsAlreadyExists(err) {
+				err = nil
+			}
+			return err
+		}
+	}
+	update := func(namespace, name string) func() error {
+		return func() error {
+			_, err := own.Namespace(namespace).Update(t.Context(), secret(namespace, name), metav1.UpdateOptions{})
+			return err
+		}
+	}
+	for _, c := range []struct {
+		what      string
+		try       func() error
+		forbidden bool
+	}{
+		{"Secrets of a namespace that is named", list(alone, ""), false},
+		{"of its own", list(mesh.SystemNamespace, ""), false},
+		{"of another", list(other, ""), true},
+		{"of all", list("", ""), true},
+		{"all of the CA's namespace", list(vault, ""), true},
+		{"the root there", list(vault, mesh.CASecret), false},
+		{"what signs there", list(vault, mesh.IntermediateSecret), false},
+		{"the root is made", create(vault, mesh.CASecret), false},
+		{"what signs is made", create(vault, mesh.IntermediateSecret), false},
+		{"something else is", create(vault, "database"), true},
+		{"what signs is renewed", update(vault, mesh.IntermediateSecret), false},
+		{"the root is changed", update(vault, mesh.CASecret), true},
+		{mesh.LegacyRootConfigMap, writeLegacy, false},
+	} {
+		// RBAC and the policy hear of a change a moment later.
+		eventually(t, c.what, func() bool {
+			err := c.try()
+			return err == nil && !c.forbidden || apierrors.IsForbidden(err) && c.forbidden
+		})
+	}
+}
+
+// printed returns the objects that a command of garrison prints.
+func printed(t *testing.T, args ...string) (objects []*unstructured.Unstructured) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := cli.Run(t.Context(), cli.Env{Out: &out, Err: t.Output()}, args...); err != nil {
+		t.Fatal(err)
+	}
+	for decoder := utilyaml.NewYAMLOrJSONDecoder(&out, 4096); ; {
+		u := &unstructured.Unstructured{}
+		switch err := decoder.Decode(u); {
+		case errors.Is(err, io.EOF):
+			return objects
+		case err != nil:
 			t.Fatal(err)
 		}
-	}
-	if _, err := citadel.Namespace(alone+"-not").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("another namespace: %v", err)
-	}
-	if _, err := citadel.List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("all namespaces: %v", err)
+		if u.Object != nil {
+			objects = append(objects, u)
+		}
 	}
 }

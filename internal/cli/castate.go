@@ -21,7 +21,7 @@ import (
 
 // caState is what a cluster keeps of its CA, as far as the user may read it.
 type caState struct {
-	namespace string            // of the CA's Secrets
+	namespace string            // of the CA's Secrets, but for one that was plugged in
 	settings  map[string]string // of Citadel, by the names of its flags
 	secrets   []*corev1.Secret  // of the CA, those that are there
 	roots     []byte            // what workloads are given, in PEM; empty where it could not be read
@@ -41,14 +41,14 @@ func readCA(ctx context.Context, client kubernetes.Interface, namespace string) 
 		s.unread = append(s.unread, fmt.Errorf("settings of Citadel: %w; the defaults are assumed", err))
 	}
 	s.namespace = cmp.Or(s.settings["ca-namespace"], namespace)
-	for _, name := range []string{mesh.CASecret, mesh.IntermediateSecret, mesh.PluggedSecret} {
-		secret, err := client.CoreV1().Secrets(s.namespace).Get(ctx, name, metav1.GetOptions{})
+	for _, at := range [][2]string{{s.namespace, mesh.CASecret}, {s.namespace, mesh.IntermediateSecret}, {namespace, mesh.PluggedSecret}} {
+		secret, err := client.CoreV1().Secrets(at[0]).Get(ctx, at[1], metav1.GetOptions{})
 		switch {
 		case err == nil:
 			s.secrets = append(s.secrets, secret)
 		case !apierrors.IsNotFound(err):
 			s.incomplete = true
-			s.unread = append(s.unread, fmt.Errorf("secret %s/%s: %w", s.namespace, name, err))
+			s.unread = append(s.unread, fmt.Errorf("secret %s/%s: %w", at[0], at[1], err))
 		}
 	}
 	m, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, mesh.RootConfigMap, metav1.GetOptions{})

@@ -186,6 +186,33 @@ func TestStatusOfPluggedCA(t *testing.T) {
 	}
 }
 
+// It is in Citadel's namespace even where the CA's own Secrets have one of their own.
+func TestStatusOfPluggedCAElsewhere(t *testing.T) {
+	c, err := newCACluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugged := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.SystemNamespace, Name: mesh.PluggedSecret}}
+	for _, name := range []string{mesh.CASecret, mesh.IntermediateSecret} {
+		get[*corev1.Secret](c, "secrets", name).Namespace = "keys"
+	}
+	c.objects["secrets"] = append(c.objects["secrets"], plugged)
+	container := &get[*appsv1.Deployment](c, "deployments", "citadel").Spec.Template.Spec.Containers[0]
+	container.Env = []corev1.EnvVar{{Name: "GARRISON_CA_NAMESPACE", Value: "keys"}}
+	client, err := (&access{file: serveCluster(t, c)}).client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range readCA(t.Context(), client, mesh.SystemNamespace).secrets {
+		got = append(got, s.Namespace+"/"+s.Name)
+	}
+	want := []string{"keys/" + mesh.CASecret, "keys/" + mesh.IntermediateSecret, "istio-system/" + mesh.PluggedSecret}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
 func TestHeldOutputFails(t *testing.T) {
 	c, err := newCACluster()
 	if err != nil {

@@ -32,18 +32,20 @@ func citadelManifest() *cobra.Command {
 		Use:   "citadel",
 		Short: "Print rights of Citadel in single namespaces",
 		Long: `Print bindings by which Citadel may read and write Secrets in some namespaces, in
-place of the binding garrison-citadel-secrets of the whole cluster. That one has to be
-deleted, and again after each installation from the same manifests; Citadel is to be
-told the same namespaces with --secret-namespaces.
+place of the binding garrison-citadel-secrets of the whole cluster. Citadel is to be
+told the same namespaces with the setting secret-namespaces. Once they are there, make
+install takes that of the whole cluster away; who installs in another way deletes it,
+after each time.
 
 With --ca-namespace also the right to keep the Secrets of the CA in a namespace of
-their own, and that namespace with the label by which the policy of Citadel's writes
-knows it. Citadel is to be told the same with --ca-namespace.
+their own, and that namespace, which has to hold nothing else: make uninstall removes
+it. Citadel is to be told the same with the setting ca-namespace, before its first
+start; a CA that is there already has to be moved (docs/citadel.md).
 
 With --legacy-root-config-map also the right to write the ConfigMap istio-security of
-Istio 1.1, for the flag of the same name.`,
-		Example: `  garrison manifests citadel --namespaces shop,bank | kubectl apply -f -
-  kubectl delete clusterrolebinding garrison-citadel-secrets`,
+Istio 1.1, for the setting of the same name.`,
+		Example: `  garrison manifests citadel --namespaces shop,bank --ca-namespace vault | kubectl apply -f -
+  make install # with secret-namespaces: shop,bank and ca-namespace: vault in the settings`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := r.objects()
@@ -84,15 +86,16 @@ func (r citadelRights) objects() ([]runtime.Object, error) {
 	}
 	if ns := r.caNamespace; ns != "" && ns != mesh.SystemNamespace {
 		const name = "garrison-citadel-ca"
-		own := []string{mesh.CASecret, mesh.IntermediateSecret}
-		objects = append(objects,
-			&corev1.Namespace{
-				TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
-				ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{mesh.CAKeysLabel: "true", mesh.InjectionLabel: "disabled"}},
-			},
+		secrets := func(verbs []string, names ...string) rbacv1.PolicyRule {
+			return rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: names, Verbs: verbs}
+		}
+		space := &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: owned("", ns)}
+		space.Labels[mesh.CAKeysLabel], space.Labels[mesh.InjectionLabel] = "true", "disabled"
+		objects = append(objects, space,
 			role(ns, name,
-				rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"create"}}, // not to be limited by name
-				rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: own, Verbs: []string{"get", "list", "watch", "update"}}),
+				secrets([]string{"create"}), // not to be limited by name
+				secrets([]string{"get", "list", "watch"}, mesh.CASecret, mesh.IntermediateSecret),
+				secrets([]string{"update"}, mesh.IntermediateSecret)),
 			binding(ns, name, "Role"))
 	}
 	if r.legacyRoots {
