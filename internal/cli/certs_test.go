@@ -208,7 +208,7 @@ func TestStatusOfPluggedCAElsewhere(t *testing.T) {
 		got = append(got, s.Namespace+"/"+s.Name)
 	}
 	want := []string{"keys/" + mesh.CASecret, "keys/" + mesh.IntermediateSecret, "istio-system/" + mesh.PluggedSecret}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }

@@ -32,6 +32,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"steadily":   steadily,
 	"rights":     rights,
 	"flood":      flood,
+	"runbook":    runbook,
 }
 
 // kubectl runs kubectl for a command and returns its standard output.
