@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -79,7 +80,7 @@ func firing(t *testing.T, s scrape) (alerts []string) {
 }
 
 func show(name string, value float64, pairs ...string) series {
-	return series{labels.FromStrings(append(pairs, labels.MetricName, name)...), value}
+	return series{labels.FromStrings(append(pairs, model.MetricNameLabel, name)...), value}
 }
 
 // certificate is one of the CA's, or the one that a replica serves with, by what is left:
