@@ -236,6 +236,9 @@ func untilTended(s ca.Status, now time.Time) time.Duration {
 	if due := s.Renewal.Sub(now); due >= 0 {
 		return min(wait, due+time.Second)
 	}
+	if !s.Ends.After(now) { // a new root or its key brings it back, and tells
+		return wait
+	}
 	return max(time.Second, min(wait, s.Ends.Sub(now)/10))
 }
 

@@ -152,7 +152,7 @@ func TestUntilTended(t *testing.T) {
 		"due now":                        {of(0, time.Minute), time.Second},
 		"not renewed, months left":       {of(-time.Hour, 2000*time.Hour), time.Hour},
 		"not renewed, half an hour left": {of(-time.Hour, 30*time.Minute), 3 * time.Minute},
-		"ended":                          {of(-time.Hour, -time.Minute), time.Second},
+		"ended":                          {of(-time.Hour, -time.Minute), time.Hour},
 	} {
 		if got := untilTended(c.status, now); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)

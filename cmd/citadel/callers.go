@@ -95,6 +95,20 @@ func inWordsOfCA(err error) error {
 	return err
 }
 
+// confirmRevocations returns what is to be done when those in use were all there were at a
+// moment. Whoever is spared until a time that has come now is told of.
+func confirmRevocations(r *ca.Revocations, told func()) func(time.Time) {
+	spared := 0
+	return func(asOf time.Time) {
+		r.Confirm(asOf)
+		now := len(r.Spared(time.Now()))
+		if now < spared {
+			told()
+		}
+		spared = now
+	}
+}
+
 // setRevocations follows the ConfigMap of the revoked. taken is called when others are
 // revoked from then on.
 func setRevocations(r *ca.Revocations, taken func(), log *slog.Logger) func(*corev1.ConfigMap) {

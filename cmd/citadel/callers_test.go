@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,6 +81,29 @@ func TestWorkloadsInWordsOfCA(t *testing.T) {
 			t.Errorf("%v is %v, asked %q", c.in, err, w.asked)
 		}
 	}
+}
+
+// Whoever is spared until a time is looked at again when it has come.
+func TestConfirmRevocations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account"}
+		r := ca.NewRevocations(ca.RevocationsOptions{Own: own})
+		text := "- {id: spiffe://cluster.local/ns/istio-system/sa/istio-citadel-service-account, reason: x, before: " +
+			time.Now().Add(12*time.Second).UTC().Format(time.RFC3339) + "}"
+		if _, err := r.Set(&corev1.ConfigMap{Data: map[string]string{mesh.RevocationsKey: text}}); err != nil {
+			t.Fatal(err)
+		}
+		var told []time.Duration
+		began := time.Now()
+		confirm := confirmRevocations(r, func() { told = append(told, time.Since(began)) })
+		for range 6 {
+			confirm(time.Now())
+			time.Sleep(5 * time.Second)
+		}
+		if !slices.Equal(told, []time.Duration{15 * time.Second}) {
+			t.Errorf("told after %v", told)
+		}
+	})
 }
 
 func TestSetRevocations(t *testing.T) {

@@ -70,7 +70,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	f.StringVar(&verification, "token-verification", string(cluster.VerifyAuto), "local: verify tokens with the API server's keys and a watch of pods; "+
 		"review: ask it about each; auto: local, and review while that cannot be done")
 	f.DurationVar(&s.revocationWindow, "revocation-window", cluster.DefaultWindow,
-		"how long a deleted pod or service account may go on to be certified, where tokens are verified locally")
+		"how long a deleted pod or service account, or an identity that is revoked, may go on to be certified; with no news for longer nobody is")
 	s.accountFlags(f)
 	f.DurationVar(&s.authority.DefaultTTL, "workload-cert-ttl", ca.DefaultTTL, "lifetime of certificates whose request names none")
 	f.DurationVar(&s.authority.MaxTTL, "max-workload-cert-ttl", ca.DefaultMaxTTL, "longest lifetime that a request may name")

@@ -13,6 +13,9 @@ import (
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
+// heapReserve is in bytes.
+const heapReserve = 80 << 20
+
 // process is what all parts are made from.
 type process struct {
 	api      *cluster.API
@@ -54,6 +57,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 			defer service.Settle()
 			return serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run(ctx)
 		},
+		"heap":     serve.HeapReserve(heapReserve),
 		"refusals": service.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
@@ -72,7 +76,7 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 		"keys": keys.follow,
 		"revocations": p.api.FollowConfigMap(cluster.Following{
 			Namespace: s.namespace, Name: mesh.RevocationsConfigMap, Every: s.revocationWindow / 6, Log: p.log,
-			Got: setRevocations(revocations, leader.secrets.tell, p.log), Confirmed: revocations.Confirm,
+			Got: setRevocations(revocations, leader.secrets.tell, p.log), Confirmed: confirmRevocations(revocations, leader.secrets.tell),
 		}),
 	}, nil
 }

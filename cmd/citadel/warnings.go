@@ -21,7 +21,7 @@ type warner struct {
 	status    func() ca.Status
 	write     func(context.Context, cluster.SecretWarning) error
 	namespace string // of the Secrets
-	files     bool   // the plugged-in CA is in files, not in a Secret
+	plugged   string // the namespace of a plugged-in CA; empty: it is in files
 	log       *slog.Logger
 
 	marks marks // of what was told, whoever told it
@@ -37,8 +37,12 @@ type marks interface {
 }
 
 func (k *keyring) newWarner() *warner {
+	plugged := k.settings.namespace
+	if k.settings.keys.fromFiles() {
+		plugged = ""
+	}
 	return &warner{
-		status: k.authority.Status, write: k.api.WarnOfSecret, namespace: k.settings.caNamespace, files: k.settings.keys.fromFiles(),
+		status: k.authority.Status, write: k.api.WarnOfSecret, namespace: k.settings.caNamespace, plugged: plugged,
 		log: k.log, marks: k.api.LeaseMarks(k.settings.lease(nil)), told: map[string]bool{},
 	}
 }
@@ -85,11 +89,16 @@ func (w *warner) tell(ctx context.Context, warning ca.Warning) error {
 			w.told[warning.ID] = true
 			return nil
 		}
-		if warning.Secret == mesh.PluggedSecret && w.files {
+		namespace := w.namespace
+		switch {
+		case warning.Secret != mesh.PluggedSecret:
+		case w.plugged == "":
 			warning.Secret = mesh.IntermediateSecret // which holds the note that a CA is plugged in
+		default:
+			namespace = w.plugged
 		}
 		if err := w.write(ctx, cluster.SecretWarning{
-			Namespace: w.namespace, Secret: warning.Secret, ID: warning.ID, Reason: warning.Reason, Message: warning.Message,
+			Namespace: namespace, Secret: warning.Secret, ID: warning.ID, Reason: warning.Reason, Message: warning.Message,
 		}); err != nil {
 			return err
 		}

@@ -56,7 +56,7 @@ type endingSoon struct {
 
 func (e *endingSoon) process() *warner {
 	return &warner{
-		namespace: "keys", log: slog.New(slog.DiscardHandler), told: map[string]bool{}, marks: &e.lease,
+		namespace: "keys", plugged: "mesh", log: slog.New(slog.DiscardHandler), told: map[string]bool{}, marks: &e.lease,
 		status: func() ca.Status {
 			return ca.Status{Source: mesh.CAPlugged, Certificates: []ca.CertificateInfo{
 				{Role: ca.RootRole, Subject: "CN=root", Fingerprint: fmt.Sprintf("%064d", 7), NotAfter: e.ends},
@@ -97,13 +97,13 @@ func TestWarner(t *testing.T) {
 		first := e.process()
 		e.lead(t, first, 15)
 		e.lead(t, e.process(), 20)
-		first.files = true
+		first.plugged = "" // it is in files
 		e.lead(t, first, 34)
 		e.lead(t, e.process(), 40.5)
 		if diff := cmp.Diff([]string{
-			"240h3m0s: keys/cacerts CertificateEnds certificate-ends.0000000000000000.30d",
+			"240h3m0s: mesh/cacerts CertificateEnds certificate-ends.0000000000000000.30d",
 			"792h0m0s: keys/garrison-ca-intermediate CertificateEnds certificate-ends.0000000000000000.7d",
-			"936h0m0s: keys/cacerts CertificateEnds certificate-ends.0000000000000000.1d",
+			"936h0m0s: mesh/cacerts CertificateEnds certificate-ends.0000000000000000.1d",
 		}, e.got); diff != "" {
 			t.Error(diff)
 		}
@@ -118,7 +118,7 @@ func TestWarnerAfterAGap(t *testing.T) {
 		lapse := time.NewTimer(5 * 24 * time.Hour)
 		<-lapse.C
 		e.lead(t, e.process(), 15)
-		if diff := cmp.Diff([]string{"336h0m0s: keys/cacerts CertificateEnds certificate-ends.0000000000000000.30d"}, e.got); diff != "" {
+		if diff := cmp.Diff([]string{"336h0m0s: mesh/cacerts CertificateEnds certificate-ends.0000000000000000.30d"}, e.got); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -138,8 +138,8 @@ func TestWarnerWithoutLease(t *testing.T) {
 		w.marks = unmarkable{&e.lease}
 		e.lead(t, w, 33.5)
 		if diff := cmp.Diff([]string{
-			"241h30m0s: keys/cacerts CertificateEnds certificate-ends.0000000000000000.30d",
-			"792h0m0s: keys/cacerts CertificateEnds certificate-ends.0000000000000000.7d",
+			"241h30m0s: mesh/cacerts CertificateEnds certificate-ends.0000000000000000.30d",
+			"792h0m0s: mesh/cacerts CertificateEnds certificate-ends.0000000000000000.7d",
 		}, e.got); diff != "" {
 			t.Error(diff)
 		}

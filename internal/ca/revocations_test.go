@@ -149,7 +149,11 @@ func TestRevokedGetNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var kept book
 			a, _ := open(t, time.Now(), Options{Revocations: revocations(t, c.text), Recorder: &kept})
-			_, err := obtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{}))
+			var gate door
+			_, err := obtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{Gate: &gate}))
+			if taken := len(gate.who) > 0; taken != (c.want == "") {
+				t.Errorf("took a turn: %t", taken)
+			}
 			_, secretErr := a.NewSecret(sleep, time.Now())
 			if c.want == "" {
 				if err != nil || secretErr != nil {

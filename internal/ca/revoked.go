@@ -119,8 +119,8 @@ func (r *Revocations) Set(configMap *corev1.ConfigMap) (n int, err error) {
 }
 
 // basis returns a digest of what the certificate in an account's Secret may be revoked
-// by, empty for nothing, and whether the account is for good.
-func (r *Revocations) basis(account mesh.ServiceAccount) (of string, barred bool) {
+// by now, empty for nothing, and whether the account is for good.
+func (r *Revocations) basis(account mesh.ServiceAccount, now time.Time) (of string, barred bool) {
 	if r == nil || r.current.Load() == nil {
 		return "", false
 	}
@@ -132,6 +132,9 @@ func (r *Revocations) basis(account mesh.ServiceAccount) (of string, barred bool
 			continue
 		}
 		of += " before " + v.Before.UTC().Format(time.RFC3339Nano)
+		if r.isOwn(account) && v.Bars(account, now) {
+			of += ", which is to come" // until then it is spared
+		}
 	}
 	return of, barred
 }
@@ -162,6 +165,23 @@ func (r *Revocations) Spared(now time.Time) (ids []string) {
 	return ids
 }
 
+// ahead are revocations of what is proven before a time that is still to come.
+func (r *Revocations) ahead(now time.Time) (found []Revocation) {
+	current := r.current.Load()
+	if current == nil {
+		return nil
+	}
+	for _, all := range current.accounts {
+		for _, v := range all {
+			if v.Before != nil && v.Before.After(now) {
+				found = append(found, v)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b Revocation) int { return strings.Compare(a.ID, b.ID) })
+	return found
+}
+
 // applied reports whether all that was found last is in use, for all that it names.
 func (r *Revocations) applied(now time.Time) bool {
 	return r == nil || r.spoilt.Load() == nil && len(r.Spared(now)) == 0
@@ -175,6 +195,10 @@ func (r *Revocations) Notices(now time.Time) (notices []string) {
 	}
 	if why := r.spoilt.Load(); why != nil {
 		notices = append(notices, "revocations: config map "+mesh.RevocationsConfigMap+" is not in use: "+*why)
+	}
+	for _, v := range r.ahead(now) {
+		notices = append(notices, fmt.Sprintf("revocations: %s is shut out until %s, which is still to come: is the clock right of whoever revoked it?",
+			v.ID, v.Before.UTC().Format(time.RFC3339)))
 	}
 	for _, id := range r.Spared(now) {
 		notices = append(notices, "revocations: "+id+" is Citadel's own: nobody else gets it, but its Secret is kept, which nothing could be served without")
@@ -191,6 +215,15 @@ type claim struct {
 	proven time.Time // when it last was
 	serial *big.Int  // of the certificate that proves it; nil: another proof does
 	secret bool      // it is, or is to be, in the account's Secret
+}
+
+// claimOf is that of a caller who asks for a certificate.
+func claimOf(caller Caller, who subject) claim {
+	c := claim{id: who.id, proven: caller.Proven}
+	if caller.Leaf != nil {
+		c.serial = caller.Leaf.SerialNumber
+	}
+	return c
 }
 
 // check returns an error for an identity that is revoked as far as proven goes, and

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -147,6 +148,46 @@ citadel_server_revocations_not_applied %d
 			}
 		})
 	}
+}
+
+// By a clock that is ahead Citadel's own account is shut out until a time that is still to
+// come: its Secret is spared until then, and no longer.
+func TestSparedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := mesh.ServiceAccount{Namespace: "istio-system", Name: "istio-citadel-service-account"}
+		r := NewRevocations(RevocationsOptions{Own: own})
+		a, _ := open(t, time.Now().Add(-time.Hour), Options{Revocations: revocationsSet(t, r, nil)})
+		secret := newSecret(t, a, own, time.Now())
+		before := time.Now().Add(2 * time.Second)
+		text := "- {id: spiffe://cluster.local/ns/istio-system/sa/istio-citadel-service-account, reason: x, before: " +
+			before.UTC().Format(time.RFC3339Nano) + "}"
+		revocationsSet(t, r, &corev1.ConfigMap{Data: map[string]string{mesh.RevocationsKey: text}})
+		spared := a.Basis(own)
+		if _, err := a.CheckSecret(own, secret, time.Now()); err != nil {
+			t.Errorf("at first: %v", err)
+		}
+		if notices := strings.Join(r.Notices(time.Now()), "; "); !strings.Contains(notices, "which is still to come") {
+			t.Errorf("notices %q", notices)
+		}
+		time.Sleep(3 * time.Second)
+		if _, err := a.CheckSecret(own, secret, time.Now()); !errors.Is(err, errRevoked) {
+			t.Errorf("then: %v", err)
+		}
+		if a.Basis(own) == spared {
+			t.Error("nothing tells that it is to be looked at again")
+		}
+		if notices := r.Notices(time.Now()); len(notices) > 0 {
+			t.Errorf("notices %q", notices)
+		}
+	})
+}
+
+func revocationsSet(t *testing.T, r *Revocations, configMap *corev1.ConfigMap) *Revocations {
+	t.Helper()
+	if _, err := r.Set(configMap); err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 func TestBars(t *testing.T) {

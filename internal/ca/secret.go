@@ -237,7 +237,7 @@ type Basis struct {
 func (a *Authority) Basis(account mesh.ServiceAccount) Basis {
 	i := a.current.Load()
 	b := Basis{Roots: digest(i.bundle), Chain: digest(encodeCertificates(i.chain))}
-	b.Revoked, b.Barred = a.options.Revocations.basis(account)
+	b.Revoked, b.Barred = a.options.Revocations.basis(account, time.Now())
 	return b
 }
 

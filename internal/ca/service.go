@@ -179,6 +179,10 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 		return nil, r
 	}
 	c.entry.ID, c.entry.Pod, c.entry.Node, c.entry.Policy = who.id.String(), who.origin.pod, who.node, who.policy
+	// Whoever is revoked must not use up the turns of whom it was taken from.
+	if err := s.authority.options.Revocations.check(claimOf(caller, who), now); err != nil {
+		return nil, unissued(err)
+	}
 	if s.options.Gate != nil {
 		leave, err := s.options.Gate.Enter(ctx, who.id, who.origin.pod, s.heldUntil(ctx, caller, who.id, now))
 		if err != nil {

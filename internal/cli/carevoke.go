@@ -33,7 +33,7 @@ An identity that is revoked gets no certificate by any means, and its Secret is 
 With --before, only what was proven before then counts no more: pods come with
 a new token and are issued again, while a certificate that somebody took away with its key cannot be
 renewed. A certificate that is revoked cannot renew itself; its pod's token still can.
-What Citadel itself serves as can only be revoked with --before.
+What Citadel and the injector serve as can only be revoked with --before.
 
 Certificates that are out already go on to be accepted by other workloads until they
 end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
@@ -70,10 +70,14 @@ end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
 			return mistaken(c, err)
 		}
 		namespace := cmp.Or(a.overrides.Context.Namespace, mesh.SystemNamespace)
-		if !undo && r.Bars(ownAccount(namespace), time.Now()) {
-			return mistaken(c, fmt.Errorf("%s is what Citadel itself serves as: without it nobody would get a certificate. "+
-				"If its key was stolen, --before now has a new one made at once; the old one can pose as Citadel until its certificate ends, "+
-				"or the root is changed: \"The CA's key was stolen\" in docs/ca-runbook.md", args[0]))
+		for server, of := range map[string]mesh.ServiceAccount{
+			"Citadel": serverAccount(namespace, mesh.CitadelService), "the injector": serverAccount(namespace, mesh.InjectorService),
+		} {
+			if !undo && r.Bars(of, time.Now()) {
+				return mistaken(c, fmt.Errorf("%s is what %s itself serves as: without it no new pod of the mesh would start. "+
+					"If its key was stolen, --before now has a new one made at once; the old one can pose as %[2]s until its certificate ends, "+
+					"or the root is changed: \"The CA's key was stolen\" in docs/ca-runbook.md", args[0], server))
+			}
 		}
 		client, err := a.needed()
 		if err != nil {
@@ -89,9 +93,9 @@ end: to shut a workload out at once, use an AuthorizationPolicy as well.`,
 	return c
 }
 
-// ownAccount is the account that Citadel serves as, in the namespace that it runs in.
-func ownAccount(namespace string) mesh.ServiceAccount {
-	return mesh.ServiceAccount{Namespace: namespace, Name: mesh.ServerAccount(mesh.CitadelService)}
+// serverAccount is the account that a server of ours serves as, in the namespace that it runs in.
+func serverAccount(namespace, service string) mesh.ServiceAccount {
+	return mesh.ServiceAccount{Namespace: namespace, Name: mesh.ServerAccount(service)}
 }
 
 // revocationOf reads the command line. What is wrong with the target, ca says.

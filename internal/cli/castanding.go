@@ -130,20 +130,26 @@ func leads(lease *coordinationv1.Lease, now time.Time) leadership {
 
 // look tells from Citadel's pods how the replicas are.
 func (s *caStanding) look(pods []corev1.Pod) {
-	for i := range pods {
-		if pod := &pods[i]; pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
-			s.Replicas = append(s.Replicas, replicaOf(pod))
-		}
-	}
-	slices.SortFunc(s.Replicas, func(a, b replica) int { return strings.Compare(a.Pod, b.Pod) })
 	var not []string
-	for _, r := range s.Replicas {
-		if !r.Ready {
+	staying := 0
+	for i := range pods {
+		pod := &pods[i]
+		if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		r := replicaOf(pod)
+		s.Replicas = append(s.Replicas, r)
+		if pod.DeletionTimestamp != nil { // it need not be ready any more
+			continue
+		}
+		if staying++; !r.Ready {
 			not = append(not, r.Pod)
 		}
 	}
+	slices.SortFunc(s.Replicas, func(a, b replica) int { return strings.Compare(a.Pod, b.Pod) })
+	slices.Sort(not)
 	switch {
-	case len(s.Replicas) == 0:
+	case staying == 0:
 		s.Attention = append(s.Attention, "no pod of Citadel runs")
 	case len(not) > 0:
 		s.Attention = append(s.Attention, "not ready: "+strings.Join(not, ", "))
@@ -152,9 +158,6 @@ func (s *caStanding) look(pods []corev1.Pod) {
 
 func replicaOf(pod *corev1.Pod) replica {
 	r := replica{Pod: pod.Name, Node: pod.Spec.NodeName, Why: string(pod.Status.Phase)}
-	if pod.DeletionTimestamp != nil {
-		r.Why = "terminating"
-	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady {
 			r.Ready, r.Since = c.Status == corev1.ConditionTrue, c.LastTransitionTime.Time
@@ -173,8 +176,11 @@ func replicaOf(pod *corev1.Pod) replica {
 			r.Why += fmt.Sprintf("; ended before with code %d, %s", t.ExitCode, t.Reason)
 		}
 	}
-	if r.Ready {
+	switch {
+	case r.Ready:
 		r.Why = ""
+	case pod.DeletionTimestamp != nil:
+		r.Why = "terminating"
 	}
 	return r
 }
@@ -199,7 +205,7 @@ func (s *caStanding) published(data map[string]string) {
 // revoked tells who is refused. Of a ConfigMap that cannot be read to the letter, Citadel
 // takes nothing: replicas go on with what they had.
 func (s *caStanding) revoked(m *corev1.ConfigMap, now time.Time) {
-	set := ca.NewRevocations(ca.RevocationsOptions{Own: ownAccount(m.Namespace)})
+	set := ca.NewRevocations(ca.RevocationsOptions{Own: serverAccount(m.Namespace, mesh.CitadelService)})
 	_, err := set.Set(m)
 	var all []ca.Revocation
 	if err == nil {

@@ -120,7 +120,7 @@ func launch(ctx context.Context, path, dir string, flags []string) (*started, er
 	}
 	s := &started{admin: admin, server: &server{role: filepath.Base(path), addr: addr, log: filepath.Join(dir, "command.log")}}
 	s.cmd = exec.Command(path, append(flags, "--listen="+addr, "--admin="+admin)...)
-	s.cmd.Env = append(os.Environ(), "GOGC=50", "GOMEMLIMIT=450MiB") // as in its manifest
+	s.cmd.Env = append(os.Environ(), "GOGC=40", "GOMEMLIMIT=450MiB") // as in its manifest
 	file, err := os.Create(s.log)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,9 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/ca"
 	"github.com/garrison-mesh/garrison/internal/cluster"
+	"github.com/garrison-mesh/garrison/internal/ledger"
 	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
 // secretsGoal is what keeping the Secrets of all accounts may take, in MiB.
@@ -109,7 +112,7 @@ func startKeeper(program, dir, api string) (*keeper, error) {
 	}
 	defer file.Close()
 	k.cmd.Stderr = file
-	k.cmd.Env = append(os.Environ(), "GOGC=50") // as in its manifest
+	k.cmd.Env = append(os.Environ(), "GOGC=40") // as in its manifest
 	in, err := k.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -160,8 +163,9 @@ func (k *keeper) until(ctx context.Context, done func() bool) (s stretch, err er
 }
 
 // keepSecrets keeps the Secrets of the cluster that a kubeconfig names, without a limit
-// of rate, until standard input ends. Each line there is another root.
-func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) error {
+// of rate, until standard input ends. Each line there is another root. It keeps besides what
+// the command keeps of a cluster: its pods and accounts, and the record.
+func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	api, err := cluster.Connect(kubeconfig)
@@ -172,10 +176,26 @@ func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) error {
 	if err != nil {
 		return err
 	}
-	authority, err := ca.Open(root, ca.Options{})
+	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return err
 	}
+	record, err := ledger.New(io.Discard, ledger.Options{Replica: "bench", Key: key})
+	if err != nil {
+		return err
+	}
+	authority, err := ca.Open(root, ca.Options{Recorder: record})
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	besides := make(chan error, 1)
+	go func() { // waited for below
+		besides <- serve.All(ctx, serve.Parts{
+			"workloads": api.WatchWorkloads(cluster.WorkloadsOptions{Log: log}).Run, "heap": serve.HeapReserve(80 << 20),
+		})
+	}()
+	defer func() { cancel(); err = errors.Join(err, <-besides) }()
 	again := make(chan struct{}, 1)
 	go func() { // ends with standard input, or with the process
 		defer cancel()
@@ -196,7 +216,6 @@ func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) error {
 		InScope: func(*corev1.Namespace, cluster.Account) bool { return true },
 		Check:   authority.CheckSecret, Make: authority.NewSecret,
 		Basis: func(account mesh.ServiceAccount) cluster.Basis { return cluster.Basis(authority.Basis(account)) },
-		Again: again, Rate: unlimited, ScrubRate: unlimited,
-		Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Again: again, Rate: unlimited, ScrubRate: unlimited, Log: log,
 	})(ctx)
 }

@@ -74,6 +74,21 @@ func (s *simulated) handler() http.Handler {
 			}))
 		}
 	}))
+	mux.HandleFunc("GET /api/v1/pods", s.fixed("PodList", func(yield func(any)) { // one of each account
+		for n := range s.accounts {
+			yield(&corev1.Pod{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: fmt.Sprintf("team-%d", n/accountsPerNamespace), Name: fmt.Sprintf("account-%d-5d4f8c7b9-abcde", n), UID: uid("p", n), ResourceVersion: "1",
+				},
+				Spec:   corev1.PodSpec{ServiceAccountName: fmt.Sprintf("account-%d", n), NodeName: fmt.Sprintf("node-%d", n%1000)},
+				Status: corev1.PodStatus{Phase: corev1.PodRunning},
+			})
+		}
+	}))
+	for kind, resource := range map[string]string{"PodList": "pods", "ServiceAccountList": "serviceaccounts"} {
+		mux.HandleFunc("GET /api/v1/namespaces/{namespace}/"+resource, s.fixed(kind, func(func(any)) {})) // only its version is asked for
+	}
 	mux.HandleFunc("GET /api/v1/secrets", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("watch") != "" {
 			s.watch(w, r)
@@ -142,7 +157,7 @@ func (s *simulated) put(k string, secret *corev1.Secret) {
 	s.changed.Broadcast()
 }
 
-// fixed serves objects that never change, whole or as a watch.
+// fixed serves objects that never change, by pages or as a watch.
 func (s *simulated) fixed(list string, all func(yield func(any))) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -155,11 +170,16 @@ func (s *simulated) fixed(list string, all func(yield func(any))) http.HandlerFu
 			<-r.Context().Done()
 			return
 		}
-		items := []any{}
-		all(func(o any) { items = append(items, o) })
-		reply(w, http.StatusOK, map[string]any{
-			"apiVersion": "v1", "kind": list, "metadata": map[string]string{"resourceVersion": "1"}, "items": items,
+		limit, from := span(r)
+		items, n, meta := []any{}, 0, map[string]string{"resourceVersion": "1"}
+		all(func(o any) {
+			if n++; n > from+limit {
+				meta["continue"] = fmt.Sprint(from + limit)
+			} else if n > from {
+				items = append(items, o)
+			}
 		})
+		reply(w, http.StatusOK, map[string]any{"apiVersion": "v1", "kind": list, "metadata": meta, "items": items})
 	}
 }
 
@@ -193,9 +213,7 @@ func (s *simulated) watch(w http.ResponseWriter, r *http.Request) {
 
 // page serves so many Secrets as are asked for, by the order in which they were made.
 func (s *simulated) page(w http.ResponseWriter, r *http.Request) {
-	limit, from := 1<<30, 0
-	_, _ = fmt.Sscan(r.URL.Query().Get("limit"), &limit) // without one: all
-	_, _ = fmt.Sscan(r.URL.Query().Get("continue"), &from)
+	limit, from := span(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := corev1.SecretList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "SecretList"}, ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(s.version + 1)}}
@@ -207,6 +225,14 @@ func (s *simulated) page(w http.ResponseWriter, r *http.Request) {
 		out.Continue = fmt.Sprint(end)
 	}
 	reply(w, http.StatusOK, out)
+}
+
+// span returns how many objects a list is to hold, all without a limit, and after which.
+func span(r *http.Request) (limit, from int) {
+	limit = 1 << 30
+	_, _ = fmt.Sscan(r.URL.Query().Get("limit"), &limit)
+	_, _ = fmt.Sscan(r.URL.Query().Get("continue"), &from)
+	return limit, from
 }
 
 func key(r *http.Request) string { return r.PathValue("namespace") + "/" + r.PathValue("name") }

@@ -1,0 +1,38 @@
+package serve
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// The reserve counts as live, takes no memory, and is given back when the heap is as large.
+func TestHeapReserve(t *testing.T) {
+	const size = 64 << 20
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- HeapReserve(size)(ctx) }() // waited for below
+	until := func(what string, done func(uint64) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; {
+			runtime.GC()
+			live := liveHeap()
+			if done(live) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %d MiB live", what, live>>20)
+			}
+			<-time.After(50 * time.Millisecond)
+		}
+	}
+	until("set aside", func(live uint64) bool { return live >= size })
+	much := make([]byte, size+1<<20)
+	until("given back", func(live uint64) bool { return live >= size && live < 2*size })
+	runtime.KeepAlive(much)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
