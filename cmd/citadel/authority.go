@@ -226,8 +226,8 @@ func (k *keyring) tend(ctx context.Context) error {
 	}
 }
 
-// untilTended returns how long the intermediate may be left alone: an hour, or less where it is
-// due sooner, or was due, is still the same, and ends before ten more hours.
+// untilTended returns how long until tend looks again: an hour; less where the intermediate is
+// due before that; where it is overdue, a tenth of what it has left, at least a second.
 func untilTended(s ca.Status, now time.Time) time.Duration {
 	wait := time.Hour
 	if s.Renewal.IsZero() {

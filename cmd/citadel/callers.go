@@ -95,15 +95,15 @@ func inWordsOfCA(err error) error {
 	return err
 }
 
-// confirmRevocations returns what is to be done when those in use were all there were at a
-// moment. Whoever is spared until a time that has come now is told of.
-func confirmRevocations(r *ca.Revocations, told func()) func(time.Time) {
+// confirmRevocations returns what to call when the list in use was read again. It calls tell
+// when a revocation that has spared Citadel's own account is in force from now on.
+func confirmRevocations(r *ca.Revocations, tell func()) func(time.Time) {
 	spared := 0
 	return func(asOf time.Time) {
 		r.Confirm(asOf)
 		now := len(r.Spared(time.Now()))
 		if now < spared {
-			told()
+			tell()
 		}
 		spared = now
 	}

@@ -55,7 +55,7 @@ func classics() []classic {
 			say: "true is `self-signed`, false `plugged`; without either, `auto` finds out"},
 		{name: "self-signed-ca-cert-ttl", ours: "root-ttl"},
 		{name: "server-only", boolean: true, ours: "secret-scope", take: noSecrets, idle: []string{"false"},
-			say: "true is `none`: only the mesh's own servers get Secrets"},
+			say: "true is `none`: only accounts of Citadel's own namespace get Secrets"},
 		{name: "sign-ca-certs", boolean: true, idle: []string{"false"},
 			say: "no caller gets the certificate of a CA; plug in intermediates that your root signed"},
 		{name: "signing-cert", ours: "signing-cert"},

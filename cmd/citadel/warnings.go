@@ -25,8 +25,8 @@ type warner struct {
 	log       *slog.Logger
 
 	marks marks // of what was told, whoever told it
-	// told is what this process wrote as Events, by ID, and whether it is marked: a mark that
-	// could not be left must not have the Event written again and again.
+	// told is what need not be written again, by ID: true where it is marked, false where this
+	// process wrote the Event and could not leave the mark.
 	told map[string]bool
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cloudflare/cfssl/config"
+	cferrors "github.com/cloudflare/cfssl/errors"
 	"github.com/cloudflare/cfssl/signer"
 	"github.com/cloudflare/cfssl/signer/local"
 
@@ -149,8 +150,11 @@ func (i *issuer) issue(n names, r Request, now time.Time, ttl time.Duration) (*i
 func (i *issuer) template(n names, r Request) (*x509.Certificate, error) {
 	profile := i.profileOf(r.key)
 	csr, err := signer.ParseCertificateRequest(i.signer, profile, r.der)
-	if err != nil {
+	if e, ok := errors.AsType[*cferrors.Error](err); ok && e.ErrorCode == int(cferrors.CSRError)+int(cferrors.KeyMismatch) {
 		return nil, errPossession
+	}
+	if err != nil { // it reads more of a CSR than we do
+		return nil, breaks(RuleCSR, fmt.Errorf("csr: %w", err))
 	}
 	extensions := n.extensions()
 	for _, e := range extensions {
@@ -309,9 +313,9 @@ func (i *issuer) profileOf(key crypto.PublicKey) *config.SigningProfile {
 	return i.policy.Default
 }
 
-// policy tells cfssl what certificates are for, and which extensions besides: none of
-// anybody's but our own. The expiry is demanded but never used, as every certificate
-// brings its dates.
+// policy is what cfssl fills in: what certificates are for. The whitelist is not read by what
+// we call of cfssl; template holds extensions to it: none of anybody's but our own. The
+// expiry is demanded but never used, as every certificate brings its dates.
 func policy() *config.Signing {
 	profile := func(usages string) *config.SigningProfile {
 		return &config.SigningProfile{

@@ -64,6 +64,8 @@ func unissued(err error) *refusal {
 	switch rule := ruleOf(err, RuleInternal); {
 	case errors.Is(err, errPossession):
 		return invalid(RuleCSRPossession, err)
+	case rule == RuleCSR:
+		return invalid(rule, err)
 	case errors.Is(err, errIssuer):
 		return &refusal{codes.Unavailable, RuleIssuer, "the signing certificate is not usable now", err}
 	case rule == RuleRecord, rule == RuleRevocations:

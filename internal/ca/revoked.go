@@ -13,24 +13,26 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/garrison-mesh/garrison/internal/elapsed"
 	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
-// errRevocations: nobody can be told from those who are revoked.
-var errRevocations = errors.New("revocations are not read yet")
+var (
+	// errRevocations: nobody can be told from those who are revoked.
+	errRevocations = errors.New("revocations are not read yet")
+	// errRevoked: the caller or its certificate is revoked.
+	errRevoked = errors.New("revoked")
+)
 
 // RevocationsOptions are the settings of [Revocations]. Zero values mean defaults.
 type RevocationsOptions struct {
-	// Window is how long after [Revocations.Confirm] they are believed; 0: for ever, which is for tests.
+	// Window is how long after [Revocations.Confirm] they are believed; 0: for ever, for tests and those who only look; a server sets it.
 	Window time.Duration
 	// Own is the account that Citadel itself serves as: a revocation that bars it stops
 	// whoever asks for its identity, but not the Secret that all others need it to have.
 	Own mesh.ServiceAccount
 }
-
-// errRevoked: the caller or its certificate is revoked.
-var errRevoked = errors.New("revoked")
 
 // Revocations are those in use. They are empty but unread at first, and until
 // [Revocations.Set] nothing is issued; nor is it when nobody has confirmed for longer than
@@ -64,9 +66,7 @@ func (r *Revocations) age() time.Duration {
 	case r.asOf.Load() == nil:
 		return math.MaxInt64
 	}
-	at, now := *r.asOf.Load(), time.Now()
-	// By the clock that went further: the monotonic one stands still while a machine is suspended.
-	return max(now.Sub(at), now.Round(0).Sub(at.Round(0)))
+	return elapsed.Since(*r.asOf.Load())
 }
 
 // stale returns an error where the revocations are too old to tell anybody from the revoked.
@@ -187,8 +187,8 @@ func (r *Revocations) applied(now time.Time) bool {
 	return r == nil || r.spoilt.Load() == nil && len(r.Spared(now)) == 0
 }
 
-// Notices are what a human must do: whoever was added to a ConfigMap that is spoilt is not
-// revoked.
+// Notices are what wants a human: a ConfigMap that is spoilt, times that are still to come,
+// an account of Citadel's own that is spared, and a list that is too old.
 func (r *Revocations) Notices(now time.Time) (notices []string) {
 	if r == nil {
 		return nil

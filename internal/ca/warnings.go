@@ -43,7 +43,7 @@ func (s Status) Warnings(now time.Time) (warnings []Warning) {
 	// From the roots on: one that signs itself is a root first.
 	for n := len(s.Certificates) - 1; n >= 0 && len(warnings) < maxSeries; n-- {
 		c := s.Certificates[n]
-		days, within := c.daysLeft(now)
+		days, within := c.step(now)
 		if days == 0 || c.Role == EarlierRole || told[c.Fingerprint] {
 			continue
 		}
@@ -66,13 +66,12 @@ func (s Status) Warnings(now time.Time) (warnings []Warning) {
 	return warnings
 }
 
-// daysLeft returns which warning is the latest, 30, 7 or 1, and within how much of the
-// end it holds; 0 where there is none or nothing is left.
-func (c CertificateInfo) daysLeft(now time.Time) (days int, within time.Duration) {
+// step returns which warning is the latest, that of 30, 7 or 1 days, and within how much of
+// the end it holds; 0 where there is none or nothing is left.
+func (c CertificateInfo) step(now time.Time) (days int, within time.Duration) {
 	left, first := c.NotAfter.Sub(now), c.NotAfter.Sub(c.Overdue())
 	for _, days := range []int{1, 7, 30} {
-		within := first / 30 * time.Duration(days)
-		if left > 0 && left <= within {
+		if within := first / 30 * time.Duration(days); left > 0 && left <= within {
 			return days, within
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/garrison-mesh/garrison/internal/elapsed"
 	"github.com/garrison-mesh/garrison/internal/recent"
 )
 
@@ -75,7 +76,7 @@ func (g *gone) look(ctx context.Context, of incarnation, read func() (*resident,
 func (g *gone) begin(of incarnation) (was *absence, under chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if known, ok := g.known.Get(of); ok && elapsed(known.at, time.Now()) < goneFor {
+	if known, ok := g.known.Get(of); ok && elapsed.Since(known.at) < goneFor {
 		return &known, nil
 	}
 	under = g.reading[of]

@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/garrison-mesh/garrison/internal/elapsed"
 )
 
 // Where API servers publish the issuer and the keys of the tokens that they sign.
@@ -66,7 +68,7 @@ func (k *tokenKeys) usable() (*keySet, error) {
 	if set == nil {
 		return nil, errors.New("token keys not read yet")
 	}
-	if age := elapsed(set.read, time.Now()); age > keysFor {
+	if age := elapsed.Since(set.read); age > keysFor {
 		return nil, fmt.Errorf("token keys read %v ago, at most %v", age.Round(time.Second), keysFor)
 	}
 	return set, nil
@@ -74,8 +76,8 @@ func (k *tokenKeys) usable() (*keySet, error) {
 
 // find returns the key of that name and the issuer whose it is. Keys are read anew
 // for one that is not known, and where they are too old, but not more often than every
-// [keysGap]. Errors are
-// [ErrUnauthenticated] where the keys are known and hold none of that name.
+// [keysGap]. Errors are [ErrUnauthenticated] where the keys are known and hold none of that
+// name.
 func (k *tokenKeys) find(ctx context.Context, kid string) (tokenKey, string, error) {
 	known := k.current.Load()
 	set, err := k.usable()
@@ -107,7 +109,7 @@ func (k *tokenKeys) refresh(ctx context.Context, known *keySet) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if now := time.Now(); k.current.Load() == known && (k.attempt.IsZero() || now.Sub(k.attempt) >= keysGap) {
+	if now := time.Now(); k.current.Load() == known && (k.attempt.IsZero() || elapsed.Between(k.attempt, now) >= keysGap) {
 		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysTimeout)
 		defer cancel()
 		set, err := k.load(within, now)

@@ -28,7 +28,7 @@ func testLeaseMarks(t *testing.T, l lab) {
 	leases := l.admin.Client.CoordinationV1().Leases(ns)
 	for _, identity := range []string{"a", "b"} {
 		lease := Lease{Namespace: ns, Name: name, Identity: identity, Log: logger(t),
-			Duration: 3 * time.Second, RenewDeadline: 2 * time.Second, RetryPeriod: 100 * time.Millisecond}
+			Duration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 100 * time.Millisecond}
 		led := make(chan error, 1)
 		stop := run(t, func(ctx context.Context) error {
 			return api.Lead(ctx, lease, func(ctx context.Context) error {

@@ -5,25 +5,12 @@ import (
 	"errors"
 	"testing"
 	"time"
-	"unsafe"
 
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
-
-// suspendedSince returns t as it is remembered on a machine that was suspended for d, of
-// whole seconds, since: so much earlier by the clock on the wall, and as long ago as
-// before by the monotonic one. Nothing but a suspension makes such a moment.
-func suspendedSince(t testing.TB, moment time.Time, d time.Duration) time.Time {
-	t.Helper()
-	was := moment
-	*(*uint64)(unsafe.Pointer(&moment)) -= uint64(d/time.Second) << 30 // seconds stand above the nanoseconds
-	if was.Sub(moment) != 0 || was.Round(0).Sub(moment.Round(0)) != d {
-		t.Fatalf("times are made otherwise by now: %v, %v", was, moment)
-	}
-	return moment
-}
 
 // What was seen before a suspension is as old as the calendar says, not as the time that
 // the machine was awake.
@@ -44,9 +31,9 @@ func TestSuspendedViewIsNotBelieved(t *testing.T) {
 				}
 			}
 			now := time.Now()
-			expect("suspended for less than the window", suspendedSince(t, now, DefaultWindow/2), nil)
-			expect("the clock was set back", suspendedSince(t, now.Add(-DefaultWindow), -time.Hour), ErrUnavailable)
-			expect("suspended for longer", suspendedSince(t, now, DefaultWindow), ErrUnavailable)
+			expect("suspended for less than the window", meshtest.Suspended(t, now, DefaultWindow/2), nil)
+			expect("the clock was set back", meshtest.Suspended(t, now.Add(-DefaultWindow), -time.Hour), ErrUnavailable)
+			expect("suspended for longer", meshtest.Suspended(t, now, DefaultWindow), ErrUnavailable)
 			if err := w.Alive(t.Context(), "shop", "cart", "a1", "p1", "cart-1"); !errors.Is(err, ErrUnauthenticated) || reads.Load() != 1 {
 				t.Errorf("a pod that went meanwhile: %v after %d reads", err, reads.Load())
 			}
@@ -71,9 +58,9 @@ func TestSuspendedKeysAreReadAnew(t *testing.T) {
 	}
 	before := api.reads.Load()
 	set := *k.current.Load()
-	set.read = suspendedSince(t, set.read, keysFor+time.Second)
+	set.read = meshtest.Suspended(t, set.read, keysFor+time.Second)
 	k.current.Store(&set)
-	k.attempt = time.Time{}
+	k.attempt = meshtest.Suspended(t, k.attempt, keysFor+time.Second)
 	if _, err := k.usable(); err == nil {
 		t.Error("keys from before the suspension are believed")
 	}
@@ -86,7 +73,7 @@ func TestSuspendedKeysAreReadAnew(t *testing.T) {
 func TestSuspendedWait(t *testing.T) {
 	w := &Workloads{window: DefaultWindow} // has seen nothing
 	now := time.Now()
-	if err := w.StillAlive(mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "p1", suspendedSince(t, now, time.Hour)); !errors.Is(err, ErrUnavailable) {
+	if err := w.StillAlive(mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "p1", meshtest.Suspended(t, now, time.Hour)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("proven an hour ago: %v", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/garrison-mesh/garrison/internal/elapsed"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -118,7 +119,7 @@ func (w *Workloads) register(r prometheus.Registerer) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "citadel", Subsystem: "server", Name: name, Help: help, ConstLabels: labels}, value)
 	}
-	gauge("revocation_window_seconds", "How long a deleted pod or service account may go on to be certified, at most.", nil,
+	gauge("revocation_window_seconds", "How long a deleted pod or service account, or a revoked identity, may go on to be certified, at most.", nil,
 		func() float64 { return w.window.Seconds() })
 	for name, m := range w.mirrors() {
 		of := prometheus.Labels{"objects": name}
@@ -130,13 +131,6 @@ func (w *Workloads) register(r prometheus.Registerer) {
 		Help: "Pods and service accounts that were read live, because the view did not know them or was too old."})
 }
 
-// elapsed is the time between two moments, by the clock that went further. The monotonic
-// one stands still while a machine is suspended, and what it was told before is older
-// than that clock says; the one on the wall may be set back.
-func elapsed(from, to time.Time) time.Duration {
-	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
-}
-
 // unproven is the age of a mirror that has proven nothing yet.
 const unproven = time.Duration(math.MaxInt64)
 
@@ -146,7 +140,7 @@ func age(m *mirror) time.Duration {
 	if at.IsZero() {
 		return unproven
 	}
-	return elapsed(at, time.Now())
+	return elapsed.Since(at)
 }
 
 // Ready reports why the watches may not be believed now. It takes no time.
@@ -240,7 +234,7 @@ func (w *Workloads) Alive(ctx context.Context, namespace, account, accountUID, p
 // if they are older than since; that is nil.
 func (w *Workloads) StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error {
 	if err := w.Ready(); err != nil {
-		if elapsed(since, time.Now()) <= justOver {
+		if elapsed.Since(since) <= justOver {
 			return nil
 		}
 		return err

@@ -13,7 +13,7 @@ import (
 const heapLooked = 2 * time.Second
 
 // HeapReserve returns a part that sets so many bytes aside and never touches them, until the
-// heap has grown as large itself. Garbage is collected whenever the heap has grown by a share
+// heap has grown to three quarters of that itself. Garbage is collected whenever the heap has grown by a share
 // of itself, GOGC, which is dozens of times a second for a server that keeps little and is
 // asked much. With a reserve that share is never less than that of the reserve; a server
 // that keeps much has no need of it. It is address space and no memory, though GOMEMLIMIT
@@ -26,7 +26,7 @@ func HeapReserve(size uint64) func(context.Context) error {
 		_ = unix.Madvise(reserve, unix.MADV_DONTNEED)
 		tick := time.NewTicker(heapLooked)
 		defer tick.Stop()
-		for liveHeap() < 2*size { // the reserve among it
+		for liveHeap() < size+size*3/4 { // the reserve among it
 			select {
 			case <-ctx.Done():
 				runtime.KeepAlive(reserve)

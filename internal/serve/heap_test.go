@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The reserve counts as live, takes no memory, and is given back when the heap is as large.
+// The reserve counts as live, and is given back when the heap is large.
 func TestHeapReserve(t *testing.T) {
 	const size = 64 << 20
 	ctx, cancel := context.WithCancel(t.Context())
