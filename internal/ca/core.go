@@ -34,7 +34,7 @@ type order struct {
 // certify is the one way to a certificate, for callers and Secrets alike: nobody who
 // is revoked gets one, and nobody gets one that is not in the record.
 func (a *Authority) certify(o order, now time.Time) (*issued, error) {
-	if err := a.options.Revocations.check(claim{o.names.id, o.proven, o.serial, o.secret}, now); err != nil {
+	if err := a.options.Revocations.check(claim{id: o.names.id, proven: o.proven, serial: o.serial, secret: o.secret}, now); err != nil {
 		return nil, err
 	}
 	by := a.current.Load()

@@ -108,7 +108,7 @@ func (a *Authority) CheckSecret(account mesh.ServiceAccount, secret *corev1.Secr
 		return time.Time{}, fmt.Errorf("%s: holds more than its certificates", mesh.CertChain)
 	}
 	// Where revocations are not read yet, nothing new is made, but nothing is spoilt either.
-	err = a.options.Revocations.check(claim{n.id, madeAt(pair.Leaf), pair.Leaf.SerialNumber, true}, now)
+	err = a.options.Revocations.check(claim{id: n.id, proven: madeAt(pair.Leaf), serial: pair.Leaf.SerialNumber, secret: true}, now)
 	if errors.Is(err, errRevoked) {
 		return time.Time{}, err
 	}

@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/codes"
@@ -17,72 +16,6 @@ import (
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
-
-// Revocations that nobody has read for longer than the window stop everything, since one that
-// was made meanwhile is not among them; and Secrets that are there are good as before.
-func TestRevocationsGrowOld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := NewRevocations(RevocationsOptions{Window: 30 * time.Second})
-		var kept book
-		a, _ := open(t, time.Now(), Options{Recorder: &kept, Revocations: r})
-		registry := prometheus.NewRegistry()
-		service := NewService(a, asSleep, ServiceOptions{Metrics: NewMetrics(registry, a)})
-		refused := func(what string) {
-			t.Helper()
-			_, err := obtain(t, bearing(t, token), service)
-			if expectRefusal(t, err, codes.Unavailable, "certificates cannot be issued now"); t.Failed() {
-				t.Error(what)
-			}
-			if last := kept.entries[len(kept.entries)-1]; last.Rule != string(RuleRevocations) {
-				t.Errorf("%s: rule %s", what, last.Rule)
-			}
-		}
-		if _, err := r.Set(nil); err != nil {
-			t.Fatal(err)
-		}
-		refused("before they are confirmed")
-		r.Confirm(time.Now())
-		mustObtain(t, bearing(t, token), service)
-		secret := newSecret(t, a, sleep, time.Now())
-
-		time.Sleep(30 * time.Second)
-		mustObtain(t, bearing(t, token), service)
-		if notices := r.Notices(time.Now()); len(notices) > 0 {
-			t.Errorf("within the window: %q", notices)
-		}
-		time.Sleep(time.Second)
-		refused("a second after the window")
-		if _, err := a.NewSecret(sleep, time.Now()); err == nil {
-			t.Error("a Secret was made by revocations that are too old")
-		}
-		if _, err := a.CheckSecret(sleep, secret, time.Now()); err != nil {
-			t.Errorf("a good Secret is spoilt: %v", err)
-		}
-		if d := cmp.Diff([]string{"nothing is issued: revocations were last read 31s ago, at most 30s"}, r.Notices(time.Now())); d != "" || r.Ready() != nil {
-			t.Error(r.Ready(), d)
-		}
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP citadel_server_revocations_age_seconds How old the list of the revoked may be at most; beyond the revocation window nothing is issued.
-# TYPE citadel_server_revocations_age_seconds gauge
-citadel_server_revocations_age_seconds 31
-`), "citadel_server_revocations_age_seconds"); err != nil {
-			t.Error(err)
-		}
-
-		// Who was revoked is told so, however long ago that was.
-		if _, err := r.Set(&corev1.ConfigMap{Data: map[string]string{mesh.RevocationsKey: "- {id: " + sleepID + ", reason: x}"}}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := obtain(t, bearing(t, token), service); codeOf(err) != codes.PermissionDenied {
-			t.Errorf("revoked: %v", err)
-		}
-		if _, err := r.Set(nil); err != nil {
-			t.Fatal(err)
-		}
-		r.Confirm(time.Now())
-		mustObtain(t, bearing(t, token), service)
-	})
-}
 
 // Whoever bars Citadel's own account gets what can be had: nobody who asks is it any more. Its
 // Secret stays and is renewed, for all others are served by it, and what is not done is said.
@@ -188,25 +121,4 @@ func revocationsSet(t *testing.T, r *Revocations, configMap *corev1.ConfigMap) *
 		t.Fatal(err)
 	}
 	return r
-}
-
-func TestBars(t *testing.T) {
-	now := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
-	before, after := now.Add(-time.Second), now.Add(time.Second)
-	for name, c := range map[string]struct {
-		of   Revocation
-		want bool
-	}{
-		"for good":             {Revocation{ID: sleepID}, true},
-		"another trust domain": {Revocation{ID: "spiffe://cluster.locol/ns/default/sa/sleep"}, true},
-		"another":              {Revocation{ID: httpbinID}, false},
-		"a certificate":        {Revocation{Serial: "a1"}, false},
-		"until now":            {Revocation{ID: sleepID, Before: &now}, false},
-		"until then":           {Revocation{ID: sleepID, Before: &before}, false},
-		"until later":          {Revocation{ID: sleepID, Before: &after}, true},
-	} {
-		if got := c.of.Bars(sleep, now); got != c.want {
-			t.Errorf("%s: %t", name, got)
-		}
-	}
 }

@@ -144,7 +144,7 @@ func (s *Service) Settle() {
 	for _, r := range []*refusals{s.proven, s.unproven} {
 		for _, e := range r.take(time.Now()) {
 			s.options.Log.Warn("refused more", "id", e.ID, "peer", e.Peer, "code", e.Code, "rule", e.Rule, "count", e.Count)
-			if unwritable { // which takes its time to be found out
+			if unwritable { // each try may take as long as the record takes to fail
 				continue
 			}
 			if err := s.authority.record(e); err != nil {

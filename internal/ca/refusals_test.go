@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -180,8 +181,9 @@ func TestStrangersDoNotCrowdOutTheProven(t *testing.T) {
 // Numbers that cannot be recorded are logged, and do not wait for a record that is stuck.
 func TestNumbersWithoutARecord(t *testing.T) {
 	kept := failing{}
+	var out strings.Builder
 	a, _ := open(t, time.Now(), Options{Recorder: &kept})
-	service := NewService(a, asSleep, ServiceOptions{})
+	service := NewService(a, asSleep, ServiceOptions{Log: slog.New(slog.NewTextHandler(&out, nil))})
 	for _, credential := range []string{"x", token} {
 		for range fullRule + 3 {
 			if _, err := service.CreateCertificate(bearing(t, credential), &securityapi.IstioCertificateRequest{}); err == nil {
@@ -190,8 +192,12 @@ func TestNumbersWithoutARecord(t *testing.T) {
 		}
 	}
 	before := kept.asked
+	out.Reset()
 	if service.Settle(); kept.asked != before+1 {
 		t.Errorf("a record that fails was asked %d times", kept.asked-before)
+	}
+	if said := out.String(); strings.Count(said, "refused more") != 2 || strings.Count(said, "level=ERROR") != 1 {
+		t.Errorf("logged %s", said)
 	}
 }
 
