@@ -43,13 +43,7 @@ import (
 // empty cluster, for a real API server: they must agree on one root, bring
 // themselves to serve, and certify whom a token proves and nobody else.
 func TestAPIServer(t *testing.T) {
-	kubeconfig := meshtest.APIServer(t, os.Getenv("GARRISON_CLUSTER_BIN"))
-	api, err := cluster.Connect(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := lab{api.Client}
-	l.prepare(t)
+	l, kubeconfig := newLab(t)
 
 	replicas := [2]replica{start(t, kubeconfig, "citadel-a"), start(t, kubeconfig, "citadel-b")}
 	for _, r := range replicas {
@@ -89,7 +83,7 @@ func TestAPIServer(t *testing.T) {
 	t.Run("revocations", func(t *testing.T) { l.expectRevocations(t, replicas[:], root, good) })
 
 	var secret *corev1.Secret
-	l.eventually(t, "the Secret of an account", func(ctx context.Context) error {
+	eventually(t, "the Secret of an account", func(ctx context.Context) (err error) {
 		secret, err = l.CoreV1().Secrets("default").Get(ctx, "istio.sleep", metav1.GetOptions{})
 		return err
 	})
@@ -193,7 +187,7 @@ func (l lab) expectRevocations(t *testing.T, replicas []replica, root, token str
 	eventuallyAll := func(what string, want codes.Code) {
 		t.Helper()
 		for _, r := range replicas {
-			l.eventually(t, r.name+": "+what, func(context.Context) error {
+			eventually(t, r.name+": "+what, func(context.Context) error {
 				if _, err := r.certify(t, root, "Bearer "+token); status.Code(err) != want {
 					return fmt.Errorf("%w, want %s", err, want)
 				}
@@ -222,6 +216,20 @@ func (l lab) expectRevocations(t *testing.T, replicas []replica, root, token str
 }
 
 type lab struct{ kubernetes.Interface }
+
+// newLab starts an API server with what an installation would find, and skips where there
+// is none.
+func newLab(t *testing.T) (l lab, kubeconfig string) {
+	t.Helper()
+	kubeconfig = meshtest.APIServer(t, os.Getenv("GARRISON_CLUSTER_BIN"))
+	api, err := cluster.Connect(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = lab{api.Client}
+	l.prepare(t)
+	return l, kubeconfig
+}
 
 // prepare makes what a controller manager and an installation would have.
 func (l lab) prepare(t *testing.T) {
@@ -277,7 +285,7 @@ func (l lab) token(t *testing.T, audience, pod string) string {
 // root returns the roots that pods are given.
 func (l lab) root(t *testing.T) (root string) {
 	t.Helper()
-	l.eventually(t, "the ConfigMap with the roots", func(ctx context.Context) error {
+	eventually(t, "the ConfigMap with the roots", func(ctx context.Context) error {
 		found, err := l.CoreV1().ConfigMaps("default").Get(ctx, mesh.RootConfigMap, metav1.GetOptions{})
 		if err == nil {
 			root = found.Data[mesh.RootKey]
@@ -310,11 +318,6 @@ func (l lab) expectRecord(t *testing.T, r replica) {
 	if len(report.Breaks) > 0 || len(report.Chains) != 1 || report.Chains[0].Published != report.Chains[0].Last {
 		t.Errorf("%+v\n%s", report, r.record)
 	}
-}
-
-func (l lab) eventually(t *testing.T, what string, done func(context.Context) error) {
-	t.Helper()
-	eventually(t, what, done)
 }
 
 func eventually(t *testing.T, what string, done func(context.Context) error) {

@@ -63,7 +63,7 @@ func (l *accountList) Set(text string) error {
 
 // watched is what the watches of pods and accounts tell.
 type watched interface {
-	Alive(ctx context.Context, namespace, account, accountUID, podUID, podName string) error
+	Alive(ctx context.Context, account mesh.ServiceAccount, pod, podUID string) error
 	OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error)
 	StillAlive(account mesh.ServiceAccount, podUID string, since time.Time) error
 }
@@ -72,7 +72,7 @@ type watched interface {
 type workloads struct{ watched }
 
 func (w workloads) Alive(ctx context.Context, account mesh.ServiceAccount, pod, podUID string) error {
-	return inWordsOfCA(w.watched.Alive(ctx, account.Namespace, account.Name, account.UID, podUID, pod))
+	return inWordsOfCA(w.watched.Alive(ctx, account, pod, podUID))
 }
 
 func (w workloads) OnNode(ctx context.Context, node, namespace, account string) (mesh.Pod, error) {

@@ -44,8 +44,8 @@ type answers struct {
 	err   error
 }
 
-func (t *answers) Alive(_ context.Context, namespace, account, accountUID, podUID, podName string) error {
-	t.asked = []string{namespace, account, accountUID, podUID, podName}
+func (t *answers) Alive(_ context.Context, account mesh.ServiceAccount, pod, podUID string) error {
+	t.asked = []string{account.Namespace, account.Name, account.UID, podUID, pod}
 	return t.err
 }
 

@@ -125,7 +125,7 @@ func testKeys(t *testing.T, l lab, kubeconfig, root string) {
 	patch(mesh.PluggedSecret, fmt.Sprintf(`{"data":{"root-cert.pem":%q}}`, both))
 	plugged := start(t, kubeconfig, "citadel-g", "--trust-domain=cluster.local")
 	plugged.expectReady(t)
-	l.eventually(t, "the note that a CA is plugged in", func(ctx context.Context) error {
+	eventually(t, "the note that a CA is plugged in", func(ctx context.Context) error {
 		found, err := secrets.Get(ctx, mesh.IntermediateSecret, metav1.GetOptions{})
 		if err == nil && found.Annotations[mesh.CASourceAnnotation] != mesh.CAPlugged {
 			err = fmt.Errorf("annotations %v", found.Annotations)

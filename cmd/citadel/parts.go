@@ -13,10 +13,6 @@ import (
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
-// heapReserve is in bytes. With the manifest's GOGC there are 32 MiB at least to fill between
-// two collections of garbage, which spares a fifth of the CPU time.
-const heapReserve = 80 << 20
-
 // process is what all parts are made from.
 type process struct {
 	api      *cluster.API
@@ -55,10 +51,10 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 	keys.then(leader.again)
 	return serve.Parts{
 		"grpc": func(ctx context.Context) error {
-			defer service.Settle()
+			defer service.Settle() // after the last call, and before the record is closed
 			return serve.GRPC{Addr: s.listen, Server: newServer(door, serving, authority, service), Door: door}.Run(ctx)
 		},
-		"heap":     serve.HeapReserve(heapReserve),
+		"heap":     serve.HeapReserve,
 		"refusals": service.Run,
 		"admin": serve.Admin{Addr: s.admin, Metrics: p.metrics, Profile: s.profile, Ready: map[string]func() error{
 			"serving":      serving.Ready,
@@ -76,8 +72,9 @@ func (p process) parts(ctx context.Context) (serve.Parts, error) {
 			keys.again(setServing(serving, authority, p.log))),
 		"keys": keys.follow,
 		"revocations": p.api.FollowConfigMap(cluster.Following{
-			Namespace: s.namespace, Name: mesh.RevocationsConfigMap, Every: s.revocationWindow / 6, Log: p.log,
-			Got: setRevocations(revocations, leader.secrets.tell, p.log), Confirmed: confirmRevocations(revocations, leader.secrets.tell),
+			Namespace: s.namespace, Name: mesh.RevocationsConfigMap, Log: p.log,
+			Every: s.revocationWindow / 6, // several may fail within the window
+			Got:   setRevocations(revocations, leader.secrets.tell, p.log), Confirmed: confirmRevocations(revocations, leader.secrets.tell),
 		}),
 	}, nil
 }

@@ -154,12 +154,8 @@ func (l *leader) again() {
 
 // run waits for the lease and keeps Secrets and ConfigMaps while this replica holds it.
 func (l *leader) run(ctx context.Context) error {
-	return l.api.Lead(ctx, l.settings.lease(l.log), l.keep)
-}
-
-// lease is what the leader holds.
-func (s settings) lease(log *slog.Logger) cluster.Lease {
-	return cluster.Lease{Namespace: s.namespace, Name: mesh.CitadelLease, Identity: s.pod, Log: log}
+	lease := cluster.Lease{Namespace: l.settings.namespace, Name: mesh.CitadelLease, Identity: l.settings.pod, Log: l.log}
+	return l.api.Lead(ctx, lease, l.keep)
 }
 
 func (l *leader) keep(ctx context.Context) error {

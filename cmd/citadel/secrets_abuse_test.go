@@ -116,7 +116,7 @@ func (v *victims) account(t *testing.T, name string) mesh.ServiceAccount {
 // that one.
 func (v *victims) kept(t *testing.T, a mesh.ServiceAccount, not string) (secret *corev1.Secret) {
 	t.Helper()
-	v.eventually(t, "the Secret of "+a.String(), func(ctx context.Context) (err error) {
+	eventually(t, "the Secret of "+a.String(), func(ctx context.Context) (err error) {
 		if secret, err = v.CoreV1().Secrets(a.Namespace).Get(ctx, mesh.WorkloadSecret(a.Name), metav1.GetOptions{}); err != nil {
 			return err
 		}
@@ -141,7 +141,7 @@ func (v *victims) update(t *testing.T, secret *corev1.Secret) *corev1.Secret {
 // told waits for an Event about the object of that UID.
 func (v *victims) told(t *testing.T, uid, reason string) {
 	t.Helper()
-	v.eventually(t, "Event "+reason, func(ctx context.Context) error {
+	eventually(t, "Event "+reason, func(ctx context.Context) error {
 		events, err := v.CoreV1().Events(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -392,7 +392,7 @@ func (l *laggard) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (v *victims) roots(t *testing.T) {
 	name := mesh.RootConfigMap
-	v.eventually(t, "the roots", func(ctx context.Context) error {
+	eventually(t, "the roots", func(ctx context.Context) error {
 		_, err := v.CoreV1().ConfigMaps("apart").Get(ctx, name, metav1.GetOptions{})
 		return err
 	})
@@ -406,7 +406,7 @@ func (v *victims) roots(t *testing.T) {
 		if _, err := v.CoreV1().ConfigMaps("apart").Update(t.Context(), found, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		v.eventually(t, "the roots as they were", func(ctx context.Context) error {
+		eventually(t, "the roots as they were", func(ctx context.Context) error {
 			now, err := v.CoreV1().ConfigMaps("apart").Get(ctx, name, metav1.GetOptions{})
 			if err == nil && (now.Data[mesh.RootKey] != string(v.authority.Bundle()) || now.Data["mine"] != fmt.Sprint(n)) {
 				err = errors.New("something else in it")

@@ -33,20 +33,13 @@ import (
 	"github.com/garrison-mesh/garrison/internal/cli"
 	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/mesh"
-	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
 
 // TestCANamespace runs the command as its own account, with what garrison manifests
 // citadel grants in the place of all Secrets of the cluster: the CA is made and renewed
 // in a namespace of its own, and nothing that Citadel does is refused.
 func TestCANamespace(t *testing.T) {
-	kubeconfig := meshtest.APIServer(t, os.Getenv("GARRISON_CLUSTER_BIN"))
-	api, err := cluster.Connect(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := lab{api.Client}
-	l.prepare(t)
+	l, kubeconfig := newLab(t)
 	var printed bytes.Buffer
 	rights := []string{"manifests", "citadel", "--namespaces", "default", "--ca-namespace", "vault"}
 	if err := cli.Run(t.Context(), cli.Env{Out: &printed, Err: t.Output()}, rights...); err != nil {
@@ -75,7 +68,7 @@ func TestCANamespace(t *testing.T) {
 		}
 	}
 	var secret *corev1.Secret
-	l.eventually(t, "the Secret of an account", func(ctx context.Context) error {
+	eventually(t, "the Secret of an account", func(ctx context.Context) error {
 		secret, err = l.CoreV1().Secrets("default").Get(ctx, "istio.sleep", metav1.GetOptions{})
 		return err
 	})
@@ -85,7 +78,7 @@ func TestCANamespace(t *testing.T) {
 	if _, err := roots.Patch(t.Context(), mesh.RootConfigMap, types.MergePatchType, spoilt, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(t, "the roots are put right", func(ctx context.Context) error {
+	eventually(t, "the roots are put right", func(ctx context.Context) error {
 		found, err := roots.Get(ctx, mesh.RootConfigMap, metav1.GetOptions{})
 		if err == nil && found.Data[mesh.RootKey] != root {
 			err = errors.New("not yet")
@@ -102,7 +95,7 @@ func TestCANamespace(t *testing.T) {
 	if intermediate, err = vault.Update(t.Context(), intermediate, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	l.eventually(t, "what signs is renewed", func(ctx context.Context) error {
+	eventually(t, "what signs is renewed", func(ctx context.Context) error {
 		found, err := vault.Get(ctx, mesh.IntermediateSecret, metav1.GetOptions{})
 		if err == nil && bytes.Equal(found.Data[mesh.CACertKey], intermediate.Data[mesh.CACertKey]) {
 			err = errors.New("not yet")

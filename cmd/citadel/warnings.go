@@ -43,7 +43,7 @@ func (k *keyring) newWarner() *warner {
 	}
 	return &warner{
 		status: k.authority.Status, write: k.api.WarnOfSecret, namespace: k.settings.caNamespace, plugged: plugged,
-		log: k.log, marks: k.api.LeaseMarks(k.settings.lease(nil)), told: map[string]bool{},
+		log: k.log, marks: k.api.LeaseMarks(k.settings.namespace, mesh.CitadelLease), told: map[string]bool{},
 	}
 }
 

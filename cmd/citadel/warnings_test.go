@@ -159,7 +159,7 @@ func (unmarkable) Leave(context.Context, string) error { return errors.New("forb
 func (l lab) expectWarning(t *testing.T, secret *corev1.Secret) {
 	t.Helper()
 	var found []corev1.Event
-	l.eventually(t, "the Event that the CA ends", func(ctx context.Context) error {
+	eventually(t, "the Event that the CA ends", func(ctx context.Context) error {
 		list, err := l.CoreV1().Events(secret.Namespace).List(ctx, metav1.ListOptions{
 			FieldSelector: "reason=" + ca.CertificateEnds + ",involvedObject.uid=" + string(secret.UID)})
 		if err != nil {

@@ -120,9 +120,8 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate, 
 }
 
 // verifyClient verifies a client's certificate. What signed it has to be what signs now
-// or did before: the roots may vouch for CAs of others, too, whose word is not ours. So
-// what came with it is not looked at, and a stranger's costs no signature of a stranger's
-// key.
+// or did before: the roots may vouch for CAs of others, too, whose word is not ours. The
+// rest of the client's chain is not looked at, so that a stranger's keys cost us nothing.
 func (a *Authority) verifyClient(leaf *x509.Certificate, now time.Time) error {
 	by := a.current.Load()
 	between := x509.NewCertPool()

@@ -3,7 +3,6 @@ package ca
 import (
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/garrison-mesh/garrison/internal/ledger"
@@ -22,9 +21,7 @@ type order struct {
 	request Request
 	ttl     time.Duration
 	short   bool         // ttl is less than was asked for
-	proven  time.Time    // when a token proved the holder
-	serial  *big.Int     // of the certificate that is renewed by itself, else nil
-	secret  bool         // it is for the account's Secret
+	claim   claim        // what it may be revoked by
 	entry   ledger.Entry // how it was asked for
 
 	phases *phases // nil: its time is not measured
@@ -34,7 +31,7 @@ type order struct {
 // certify is the one way to a certificate, for callers and Secrets alike: nobody who
 // is revoked gets one, and nobody gets one that is not in the record.
 func (a *Authority) certify(o order, now time.Time) (*issued, error) {
-	if err := a.options.Revocations.check(claim{id: o.names.id, proven: o.proven, serial: o.serial, secret: o.secret}, now); err != nil {
+	if err := a.options.Revocations.check(o.claim, now); err != nil {
 		return nil, err
 	}
 	by := a.current.Load()

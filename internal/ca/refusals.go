@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/garrison-mesh/garrison/internal/ledger"
+	"github.com/garrison-mesh/garrison/internal/remote"
 )
 
 // How many refusals of a minute are logged and recorded in full. Whoever is refused may
@@ -155,16 +156,15 @@ func (s *Service) Settle() {
 	}
 }
 
-// sourceOf returns where a caller is: an address, or of IPv6 the network that one host may
-// have all addresses of.
+// sourceOf returns where a caller is: an address, or of IPv6 the network that counts as one.
 func sourceOf(peer string) string {
 	at, err := netip.ParseAddrPort(peer)
 	if err != nil {
 		return peer
 	}
-	addr := at.Addr().Unmap().WithZone("")
-	if addr.Is4() {
-		return addr.String()
+	from := remote.Network(at.Addr())
+	if from.IsSingleIP() {
+		return from.Addr().String()
 	}
-	return netip.PrefixFrom(addr, 64).Masked().String()
+	return from.String()
 }

@@ -201,7 +201,8 @@ func (r *Revocations) Notices(now time.Time) (notices []string) {
 			v.ID, v.Before.UTC().Format(time.RFC3339)))
 	}
 	for _, id := range r.Spared(now) {
-		notices = append(notices, "revocations: "+id+" is Citadel's own: nobody else gets it, but its Secret is kept, which nothing could be served without")
+		notices = append(notices, "revocations: "+id+
+			" is Citadel's own: nobody else gets it, but its Secret is kept, which nothing could be served without")
 	}
 	if err := r.stale(); err != nil && r.current.Load() != nil {
 		notices = append(notices, "nothing is issued: "+err.Error())

@@ -56,8 +56,8 @@ func breaks(rule Rule, err error) error {
 	return broken{rule, err}
 }
 
-// RuleOf returns the rule by which [Authority.NewSecret] made none, [RuleInternal] where
-// none of them names the reason. [RuleCSR] is that there was no key or no request for it.
+// RuleOf returns the rule that kept [Authority.NewSecret] from making one, [RuleInternal]
+// where the error names none. [RuleCSR] is that there was no key or no request for it.
 func RuleOf(err error) Rule {
 	if rule := unissued(err).rule; rule != RuleInternal {
 		return rule

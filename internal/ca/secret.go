@@ -42,7 +42,7 @@ func (a *Authority) NewSecret(account mesh.ServiceAccount, now time.Time) (*core
 		return nil, breaks(RuleCSR, err)
 	}
 	cert, err := a.certify(order{
-		names: n, request: request, ttl: a.options.SecretTTL, proven: now, secret: true,
+		names: n, request: request, ttl: a.options.SecretTTL, claim: claim{id: n.id, proven: now, secret: true},
 		entry: ledger.Entry{How: string(proofSecret), Policy: policyName("secret", n.id.String(), n.dns, a.options.SecretTTL)},
 	}, now)
 	if err != nil {

@@ -180,7 +180,8 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 	}
 	c.entry.ID, c.entry.Pod, c.entry.Node, c.entry.Policy = who.id.String(), who.origin.pod, who.node, who.policy
 	// Whoever is revoked must not use up the turns of whom it was taken from.
-	if err := s.authority.options.Revocations.check(claimOf(caller, who), now); err != nil {
+	claimed := claimOf(caller, who)
+	if err := s.authority.options.Revocations.check(claimed, now); err != nil {
 		return nil, unissued(err)
 	}
 	if s.options.Gate != nil {
@@ -198,11 +199,8 @@ func (s *Service) serve(ctx context.Context, c *call, in asked) (*issued, *refus
 	if r != nil {
 		return nil, r
 	}
-	o.entry, o.proven = c.entry, caller.Proven
+	o.entry, o.claim = c.entry, claimed
 	o.phases, o.began = s.metrics.phases, at
-	if caller.Leaf != nil {
-		o.serial = caller.Leaf.SerialNumber
-	}
 	cert, err := s.authority.certify(o, now)
 	if err != nil {
 		return nil, unissued(err)

@@ -82,16 +82,6 @@ func TestGateTurnsAway(t *testing.T) {
 	t.Errorf("%v does not say when to come back", err)
 }
 
-// slow is a gate that lets in after a time.
-type slow time.Duration
-
-func (s slow) Enter(context.Context, identity.ID, string, time.Time) (func(), error) {
-	time.Sleep(time.Duration(s))
-	return func() {}, nil
-}
-
-func (slow) Issued(identity.ID, string, time.Time) {}
-
 // Who went while they waited gets nothing, and whom nobody can tell of comes again.
 func TestGoneWhileWaiting(t *testing.T) {
 	podGone := func(_ mesh.ServiceAccount, pod string, _ time.Time) error {
@@ -117,7 +107,7 @@ func TestGoneWhileWaiting(t *testing.T) {
 				a, _ := open(t, time.Now(), Options{Recorder: &kept})
 				running := &running{pods: []mesh.Pod{sleepPod}}
 				h := mustObtain(t, bearing(t, token), NewService(a, asSleep, ServiceOptions{Workloads: running}))
-				service := NewService(a, asSleep, ServiceOptions{Gate: slow(time.Second), Workloads: running, StillAlive: c.still})
+				service := NewService(a, asSleep, ServiceOptions{Gate: unhurried{turn: time.Second}, Workloads: running, StillAlive: c.still})
 				for ctx, want := range map[context.Context]Rule{bearing(t, token): c.byToken, shown(t.Context(), "", h.chain...): c.own} {
 					kept.entries = nil
 					_, err := obtain(t, ctx, service)
@@ -138,7 +128,7 @@ func TestGoneWhileWaitingOfAnother(t *testing.T) {
 		a, _ := open(t, time.Now(), Options{Recorder: &kept})
 		service := trusting(a, asZtunnel, node())
 		gone := ""
-		service.options.Gate = slow(time.Second)
+		service.options.Gate = unhurried{turn: time.Second}
 		service.options.StillAlive = func(account mesh.ServiceAccount, pod string, since time.Time) error {
 			if time.Since(since) != time.Second { // when it was proven
 				t.Errorf("since %v", since)

@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // TestAbuse holds what this package owes of the abuse cases of the CA, by their
@@ -107,7 +109,7 @@ func abuseDeleted(t *testing.T) {
 	if caller, err := j.Review(t.Context(), token); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("after the window: %+v, %v", caller, err)
 	}
-	if err := j.view.Alive(t.Context(), "shop", "cart", "a1", "p1", "cart-1"); !errors.Is(err, ErrUnauthenticated) {
+	if err := j.view.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "cart-1", "p1"); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("after the window, read live: %v", err)
 	}
 }

@@ -12,15 +12,14 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// Following is one ConfigMap whose state must not be taken for the present one for longer
-// than is known.
+// Following is one ConfigMap that is to be known as of a time.
 type Following struct {
 	Namespace, Name string
 
 	Got       func(*corev1.ConfigMap) // the ConfigMap as it is at first and after every change; nil: there is none
 	Confirmed func(asOf time.Time)    // what was got last is what there was at that moment
 
-	Every time.Duration // time between two readings when all is quiet
+	Every time.Duration // time between two readings when all is quiet, and what one may take; positive
 	Log   *slog.Logger  // nil: no log
 }
 

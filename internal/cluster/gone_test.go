@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
 // Whoever holds the token of a pod or an account that is gone, and shows it as often as
@@ -31,7 +33,7 @@ func TestGoneLeaveTheReadsToOthers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, reads := viewOf(t, c.shown, append(objects{pay, payPod}, c.stored...))
 				dead := func() {
-					if err := w.Alive(t.Context(), "shop", "cart", "a1", "p1", "cart-1"); !errors.Is(err, ErrUnauthenticated) {
+					if err := w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "cart-1", "p1"); !errors.Is(err, ErrUnauthenticated) {
 						t.Error(err)
 					}
 				}
@@ -50,7 +52,7 @@ func TestGoneLeaveTheReadsToOthers(t *testing.T) {
 				if n := reads.Load(); n != 3 {
 					t.Errorf("%d reads, want one each %v", n, goneFor)
 				}
-				if err := w.Alive(t.Context(), "shop", "pay", "a9", "p9", "pay-1"); err != nil {
+				if err := w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "pay", UID: "a9"}, "pay-1", "p9"); err != nil {
 					t.Errorf("a pod that the watch has not shown yet: %v", err)
 				}
 			})
@@ -63,7 +65,9 @@ func TestGoneLeaveTheReadsToOthers(t *testing.T) {
 func TestGoneIsOneAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := viewOf(t, nil, []apiruntime.Object{cartAccount("a1")})
-		alive := func(account, pod string) error { return w.Alive(t.Context(), "shop", "cart", account, pod, "cart-1") }
+		alive := func(account, pod string) error {
+			return w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: account}, "cart-1", pod)
+		}
 		expect := func(what string, err, want error) {
 			t.Helper()
 			if !errors.Is(err, want) {

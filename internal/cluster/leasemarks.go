@@ -24,8 +24,8 @@ type LeaseMarks struct {
 }
 
 // LeaseMarks returns those of a Lease, which has to be there: [API.Lead] makes it.
-func (a *API) LeaseMarks(l Lease) LeaseMarks {
-	return LeaseMarks{api: a, namespace: l.Namespace, name: l.Name}
+func (a *API) LeaseMarks(namespace, name string) LeaseMarks {
+	return LeaseMarks{api: a, namespace: namespace, name: name}
 }
 
 // Has reports whether a mark was left.
@@ -40,7 +40,7 @@ func (m LeaseMarks) Has(ctx context.Context, mark string) (bool, error) {
 }
 
 // Leave leaves a mark, a word without commas. Whoever renews the Lease meanwhile is not
-// overwritten.
+// overwritten: then it is tried again, for as long as one request may take.
 func (m LeaseMarks) Leave(ctx context.Context, mark string) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()

@@ -32,7 +32,7 @@ func testLeaseMarks(t *testing.T, l lab) {
 		led := make(chan error, 1)
 		stop := run(t, func(ctx context.Context) error {
 			return api.Lead(ctx, lease, func(ctx context.Context) error {
-				marks := api.LeaseMarks(lease)
+				marks := api.LeaseMarks(lease.Namespace, lease.Name)
 				found, err := marks.Has(ctx, "of a")
 				if err == nil && found != (identity == "b") {
 					t.Errorf("%s: found %v", identity, found)
@@ -91,7 +91,7 @@ func TestLeaseMarks(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	m := (&API{leases: client}).LeaseMarks(Lease{Namespace: "istio-system", Name: "citadel"})
+	m := (&API{leases: client}).LeaseMarks("istio-system", "citadel")
 	for n := range maxMarks + 2 {
 		for range 2 {
 			if err := m.Leave(t.Context(), fmt.Sprintf("m%d", n)); err != nil {
@@ -115,7 +115,7 @@ func TestLeaseMarks(t *testing.T) {
 	if lease.Annotations["owner"] != "ops" || *lease.Spec.HolderIdentity != "a" {
 		t.Errorf("%+v", lease)
 	}
-	gone := (&API{leases: client}).LeaseMarks(Lease{Namespace: "istio-system", Name: "gone"})
+	gone := (&API{leases: client}).LeaseMarks("istio-system", "gone")
 	if _, err := gone.Has(t.Context(), "m1"); err == nil || !strings.HasPrefix(err.Error(), "lease istio-system/gone: ") {
 		t.Errorf("no Lease: %v", err)
 	}

@@ -78,10 +78,7 @@ func TestSecretLives(t *testing.T) {
 		}
 		account := func(uid types.UID) {
 			t.Helper()
-			if err := accounts.Create(accountResource, &metav1.PartialObjectMetadata{
-				TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
-				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: uid},
-			}, "shop"); err != nil {
+			if err := accounts.Create(accountResource, cartAs(uid), "shop"); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -6,13 +6,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Failure is why there is no new Secret, as far as metrics tell: a value of the label error
-// that Istio's dashboards know, where they look for it there.
+// Failure sorts why no Secret was made, for the metrics. Most values are those of the label
+// error that Istio's dashboards know.
 type Failure string
 
 // Istio's other values cannot be: the requests are Citadel's own, and so are the lifetimes.
 const (
-	NoFailure Failure = "" // none is due to the account
+	NoFailure Failure = "" // the account is revoked: none is due
 	NotReady  Failure = "CA_NOT_READY"
 	NotSigned Failure = "CERT_GEN_ERROR"
 	NoRequest Failure = "no request" // no key or no CSR, which has a counter of its own

@@ -34,7 +34,7 @@ func TestSuspendedViewIsNotBelieved(t *testing.T) {
 			expect("suspended for less than the window", meshtest.Suspended(t, now, DefaultWindow/2), nil)
 			expect("the clock was set back", meshtest.Suspended(t, now.Add(-DefaultWindow), -time.Hour), ErrUnavailable)
 			expect("suspended for longer", meshtest.Suspended(t, now, DefaultWindow), ErrUnavailable)
-			if err := w.Alive(t.Context(), "shop", "cart", "a1", "p1", "cart-1"); !errors.Is(err, ErrUnauthenticated) || reads.Load() != 1 {
+			if err := w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "cart-1", "p1"); !errors.Is(err, ErrUnauthenticated) || reads.Load() != 1 {
 				t.Errorf("a pod that went meanwhile: %v after %d reads", err, reads.Load())
 			}
 			m.proof.read(reading{"10", time.Now()}) // awake, the watch has caught up

@@ -218,7 +218,7 @@ func testLiveness(t *testing.T, l lab, workloads *Workloads, tokens *LocalTokens
 	account = l.account(t, ns, "cart")
 	gone("account made anew under its name", token)
 	gone("account made anew under its name, no pod", podless)
-	if err := workloads.Alive(t.Context(), ns, "cart", string(account.UID), string(anew.UID), anew.Name); err != nil {
+	if err := workloads.Alive(t.Context(), mesh.ServiceAccount{Namespace: ns, Name: "cart", UID: string(account.UID)}, anew.Name, string(anew.UID)); err != nil {
 		t.Errorf("the new account with the pod of its name: %v", err)
 	}
 	if _, err := tokens.Review(t.Context(), l.token(t, account, anew, mesh.TokenAudience)); err != nil {

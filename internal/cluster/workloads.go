@@ -219,11 +219,11 @@ func (w *Workloads) keepComparing(ctx context.Context, name string, s source) {
 
 // Alive reports whether this very account and this very pod of it live: nil, or
 // [ErrUnauthenticated], or [ErrUnavailable] where it cannot be told now. An empty
-// podUID is no pod to look at, an empty podName one that goes by its UID, and an
-// empty accountUID whatever account of that name lives. Pods that are terminating,
-// or have ended, do not.
-func (w *Workloads) Alive(ctx context.Context, namespace, account, accountUID, podUID, podName string) error {
-	_, err := w.find(ctx, claim{key{Namespace: namespace, Name: account}, accountUID, podName, podUID})
+// podUID is no pod to look at, an empty pod one that goes by its UID, and an account
+// without UID whatever lives under its name. Pods that are terminating, or have ended,
+// do not.
+func (w *Workloads) Alive(ctx context.Context, account mesh.ServiceAccount, pod, podUID string) error {
+	_, err := w.find(ctx, claim{key{Namespace: account.Namespace, Name: account.Name}, account.UID, pod, podUID})
 	return err
 }
 

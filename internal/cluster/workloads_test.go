@@ -104,7 +104,7 @@ func TestAlive(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reads := viewOf(t, c.shown, c.stored)
-			if err := w.Alive(t.Context(), "shop", "cart", c.account, c.uid, c.name); !errors.Is(err, c.want) {
+			if err := w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: c.account}, c.name, c.uid); !errors.Is(err, c.want) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
 			if n := reads.Load(); n != c.reads {
@@ -194,7 +194,9 @@ func TestStillAlive(t *testing.T) {
 func TestAliveOutdated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		both := []apiruntime.Object{cartAccount("a1"), cartPod(nil)}
-		alive := func(w *Workloads) error { return w.Alive(t.Context(), "shop", "cart", "a1", "p1", "cart-1") }
+		alive := func(w *Workloads) error {
+			return w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "cart-1", "p1")
+		}
 
 		w, reads := viewOf(t, both, both)
 		time.Sleep(DefaultWindow)
@@ -205,7 +207,7 @@ func TestAliveOutdated(t *testing.T) {
 		if err := alive(w); err != nil || reads.Load() != 2 {
 			t.Errorf("outdated: %v after %d reads", err, reads.Load())
 		}
-		if err := w.Alive(t.Context(), "shop", "cart", "a1", "p1", ""); !errors.Is(err, ErrUnavailable) {
+		if err := w.Alive(t.Context(), mesh.ServiceAccount{Namespace: "shop", Name: "cart", UID: "a1"}, "", "p1"); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("outdated, and no name to read: %v", err)
 		}
 		w, _ = viewOf(t, both, both[:1])

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Entry is one certificate that was made, or one request that was refused, or so many. What is not
-// known is empty, and so is what does not apply.
+// Entry is one certificate that was made, or one request that was refused, or Count of
+// them. What is not known is empty, and so is what does not apply.
 type Entry struct {
 	Time     time.Time `json:"time"` // zero: now
 	Event    string    `json:"event"`

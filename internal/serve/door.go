@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"github.com/garrison-mesh/garrison/internal/recent"
+	"github.com/garrison-mesh/garrison/internal/remote"
 )
 
 // Defaults of [DoorOptions]. Pods have addresses of their own; the most that comes
@@ -276,13 +277,7 @@ func sourceOf(a net.Addr) netip.Prefix {
 	if !ok {
 		return netip.Prefix{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = 64
-	}
-	p, _ := ip.Prefix(bits) // of no address it is none
-	return p
+	return remote.Network(tcp.AddrPort().Addr())
 }
 
 // visitor is a connection that came in through a door.

@@ -9,10 +9,9 @@ import (
 
 // The reserve counts as live, and is given back when the heap is large.
 func TestHeapReserve(t *testing.T) {
-	const size = 64 << 20
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- HeapReserve(size)(ctx) }() // waited for below
+	go func() { ended <- HeapReserve(ctx) }() // waited for below
 	until := func(what string, done func(uint64) bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; {
@@ -27,9 +26,9 @@ func TestHeapReserve(t *testing.T) {
 			<-time.After(50 * time.Millisecond)
 		}
 	}
-	until("set aside", func(live uint64) bool { return live >= size })
-	much := make([]byte, size+1<<20)
-	until("given back", func(live uint64) bool { return live >= size && live < 2*size })
+	until("set aside", func(live uint64) bool { return live >= heapReserve })
+	much := make([]byte, heapReserve)
+	until("given back", func(live uint64) bool { return live >= heapReserve && live < heapLarge })
 	runtime.KeepAlive(much)
 	cancel()
 	if err := <-ended; err != nil {

@@ -108,6 +108,9 @@ func (c *citadel) open(ctx context.Context) error {
 	return err
 }
 
+// installed is what Citadel's manifest tells the runtime.
+func installed() []string { return []string{"GOGC=40", "GOMEMLIMIT=450MiB"} }
+
 // launch starts a server's command, with its log in a file of the folder.
 func launch(ctx context.Context, path, dir string, flags []string) (*started, error) {
 	addr, err := freeAddr(ctx)
@@ -120,7 +123,7 @@ func launch(ctx context.Context, path, dir string, flags []string) (*started, er
 	}
 	s := &started{admin: admin, server: &server{role: filepath.Base(path), addr: addr, log: filepath.Join(dir, "command.log")}}
 	s.cmd = exec.Command(path, append(flags, "--listen="+addr, "--admin="+admin)...)
-	s.cmd.Env = append(os.Environ(), "GOGC=40", "GOMEMLIMIT=450MiB") // as in its manifest
+	s.cmd.Env = append(os.Environ(), installed()...)
 	file, err := os.Create(s.log)
 	if err != nil {
 		return nil, err

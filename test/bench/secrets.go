@@ -112,7 +112,7 @@ func startKeeper(program, dir, api string) (*keeper, error) {
 	}
 	defer file.Close()
 	k.cmd.Stderr = file
-	k.cmd.Env = append(os.Environ(), "GOGC=40") // as in its manifest
+	k.cmd.Env = append(os.Environ(), installed()...)
 	in, err := k.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func keepSecrets(ctx context.Context, kubeconfig string, in io.Reader) (err erro
 	besides := make(chan error, 1)
 	go func() { // waited for below
 		besides <- serve.All(ctx, serve.Parts{
-			"workloads": api.WatchWorkloads(cluster.WorkloadsOptions{Log: log}).Run, "heap": serve.HeapReserve(80 << 20),
+			"workloads": api.WatchWorkloads(cluster.WorkloadsOptions{Log: log}).Run, "heap": serve.HeapReserve,
 		})
 	}()
 	defer func() { cancel(); err = errors.Join(err, <-besides) }()

@@ -24,10 +24,10 @@ type rule struct {
 	Labels      map[string]string
 }
 
-// rules reads the alerts of a file.
-func rules(t *testing.T, file string) (all []rule) {
+// rules reads Citadel's alerts.
+func rules(t *testing.T) (all []rule) {
 	t.Helper()
-	text, err := os.ReadFile("../../../manifests/monitoring/" + file)
+	text, err := os.ReadFile("../../../manifests/monitoring/citadel.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func rules(t *testing.T, file string) (all []rule) {
 		all = append(all, g.Rules...)
 	}
 	if len(all) < 10 {
-		t.Fatalf("%s: only %d alerts", file, len(all))
+		t.Fatalf("only %d alerts", len(all))
 	}
 	return all
 }
@@ -53,7 +53,7 @@ func firing(t *testing.T, s scrape) (alerts []string) {
 	engine := promql.NewEngine(promql.EngineOpts{
 		Logger: slog.New(slog.DiscardHandler), MaxSamples: 10_000, Timeout: time.Minute, Parser: parser.NewParser(parser.Options{}),
 	})
-	for _, r := range rules(t, "citadel.yaml") {
+	for _, r := range rules(t) {
 		query, err := engine.NewInstantQuery(t.Context(), s, nil, r.Expr, now)
 		if err != nil {
 			t.Fatalf("%s: %v", r.Alert, err)
