@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	securityapi "istio.io/api/security/v1alpha1"
 
@@ -99,13 +101,15 @@ func TestRecordOfACertificate(t *testing.T) {
 	var kept book
 	a, secret := open(t, time.Now(), Options{Recorder: &kept})
 	service := NewService(a, asSleep, ServiceOptions{})
-	out, err := service.CreateCertificate(bearing(t, token), &securityapi.IstioCertificateRequest{Csr: csrFor(t)})
+	ctx := peer.NewContext(bearing(t, token), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7), Port: 41234}})
+	out, err := service.CreateCertificate(ctx, &securityapi.IstioCertificateRequest{Csr: csrFor(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	leaf := parseLeaf(t, out.CertChain[0])
 	got := kept.only(t)
 	want := ledger.Entry{
+		Peer:  "10.0.0.7:41234",
 		Event: "issued", ID: sleepID, Serial: leaf.SerialNumber.Text(16), Leaf: digest(leaf.Raw),
 		Key: digest(leaf.RawSubjectPublicKeyInfo), Issuer: digest(parseLeaf(t, string(secret.Data[mesh.CACertKey])).Raw),
 		NotAfter: leaf.NotAfter, How: "token-review", Pod: "p1",

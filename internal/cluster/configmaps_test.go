@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,6 +39,57 @@ func TestCovers(t *testing.T) {
 	}
 }
 
+// changesOf returns what the metric says of the keeper's changes.
+func changesOf(t *testing.T, g prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "citadel_root_config_map_changes_total" {
+			for _, m := range f.GetMetric() {
+				changes[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	return changes
+}
+
+// Somebody who spoils the roots again and again does not make us write without end.
+func TestConfigMapsSpoiltAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api, metrics := shop(t), prometheus.NewRegistry()
+		stop := run(t, api.KeepConfigMaps(ConfigMapKeeper{
+			Desired: func(*corev1.Namespace) *corev1.ConfigMap {
+				return &corev1.ConfigMap{Data: map[string]string{mesh.RootKey: "root"}}
+			},
+			Metrics: metrics,
+		}))
+		lapse(time.Second)
+		configMaps := api.Client.CoreV1().ConfigMaps("shop")
+		for range 600 {
+			found, err := configMaps.Get(t.Context(), mesh.RootConfigMap, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found.Data[mesh.RootKey] == "root" {
+				found = found.DeepCopy()
+				found.Data[mesh.RootKey] = "mine"
+				if _, err := configMaps.Update(t.Context(), found, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lapse(100 * time.Millisecond)
+		}
+		stop()
+		if n := changesOf(t, metrics); n["repaired"] < 5 || n["repaired"] > 10 || n["tampered"] != n["repaired"] { // as for Secrets
+			t.Errorf("in a minute %v", n)
+		}
+	})
+}
+
 func testConfigMaps(t *testing.T, l lab) {
 	const name = mesh.RootConfigMap
 	api := l.as(t,
@@ -53,6 +105,7 @@ func testConfigMaps(t *testing.T, l lab) {
 	var root atomic.Value
 	root.Store("root 1")
 	again := make(chan struct{})
+	metrics := prometheus.NewRegistry()
 	stop := run(t, api.KeepConfigMaps(ConfigMapKeeper{
 		Desired: func(ns *corev1.Namespace) *corev1.ConfigMap {
 			if ns.Name == metav1.NamespacePublic {
@@ -64,7 +117,7 @@ func testConfigMaps(t *testing.T, l lab) {
 			}
 		},
 		Again: again,
-		Log:   logger(t), Metrics: prometheus.NewRegistry(),
+		Log:   logger(t), Metrics: metrics,
 	}))
 	wants := func(t *testing.T, namespace string, want map[string]string) {
 		t.Helper()
@@ -95,6 +148,12 @@ func testConfigMaps(t *testing.T, l lab) {
 			t.Fatal(err)
 		}
 		wants(t, "early", map[string]string{"other": "2", mesh.RootKey: "root 1"})
+		within(t, 10*time.Second, func() error {
+			if n := changesOf(t, metrics)["tampered"]; n != 1 {
+				return fmt.Errorf("%v were tampered with", n)
+			}
+			return nil
+		})
 	})
 
 	t.Run("deleted", func(t *testing.T) {

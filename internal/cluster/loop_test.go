@@ -7,6 +7,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -125,6 +131,48 @@ func TestLoopBounds(t *testing.T) {
 		stop()
 		if turn != syncTimeout {
 			t.Errorf("the next one had to wait %v", turn)
+		}
+	})
+}
+
+// What went while a watch was broken is told of with the state that was known last.
+func TestLoopHearsOfTheGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "gone", ResourceVersion: "1"}}
+		lists, broken := 0, watch.NewFake()
+		informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+			ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+				if lists++; lists == 1 {
+					return &corev1.ConfigMapList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []corev1.ConfigMap{*gone}}, nil
+				}
+				return &corev1.ConfigMapList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}}, nil
+			},
+			WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
+				if lists == 1 {
+					return broken, nil
+				}
+				return watch.NewFake(), nil
+			},
+		}, fake.NewClientset()), &corev1.ConfigMap{}, 0, cache.Indexers{})
+		l := newLoop(1, nil)
+		turns := 0
+		l.sync = func(_ context.Context, k key) (time.Duration, error) {
+			if k != (key{Namespace: "a", Name: "gone"}) {
+				t.Errorf("told of %v", k)
+			}
+			turns++
+			return 0, nil
+		}
+		if err := l.watch(informer, l.enqueue); err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, l.run)
+		lapse(time.Second)
+		broken.Error(&apierrors.NewResourceExpired("too old").ErrStatus)
+		lapse(time.Minute)
+		stop()
+		if lists < 2 || turns != 2 {
+			t.Errorf("after %d lists told %d times", lists, turns)
 		}
 	})
 }

@@ -131,9 +131,9 @@ func TestSecretLives(t *testing.T) {
 		if err := api.bulk.(*fake.Clientset).Tracker().Add(foreign); err != nil {
 			t.Fatal(err)
 		}
+		made.Store(0)
 		left.Store(false)
 		again <- struct{}{}
-		made.Store(0)
 		expect("name taken", lives{created: 4, secretDeleted: 1, accountDeleted: 2, blocked: 1})
 		lapse(time.Hour)
 		if n := made.Load(); n != 1 {
