@@ -76,7 +76,7 @@ func TestAPIServer(t *testing.T) {
 		}
 		r.expectMetrics(t, `citadel_server_tokens_judged_total{how="local",result="accepted"} 2`, `citadel_server_tokens_judged_total{how="local",result="refused"} 3`,
 			"citadel_server_csr_count 6", "citadel_server_authentication_failure_count 5",
-			"citadel_server_success_cert_issuance_count 1")
+			"citadel_server_success_cert_issuance_count 1", "citadel_server_revocation_window_seconds 30")
 	}
 
 	t.Run("clients of others", func(t *testing.T) { replicas[0].expectOthersServed(t, root, good) })
@@ -120,41 +120,59 @@ func expectOwnAudienceRefused(t *testing.T, kubeconfig string) {
 func (r replica) expectOthersServed(t *testing.T, root, token string) {
 	t.Helper()
 	for _, name := range []string{"istio-agent.json", "other-clients.json"} {
-		text, err := os.ReadFile("../../internal/ca/testdata/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var vectors map[string]struct {
-			Method, SNI string
-			Headers     map[string][]string
-			Request     []byte `json:"request_base64"`
-		}
-		if err := json.Unmarshal(text, &vectors); err != nil {
-			t.Fatal(err)
-		}
-		for name, v := range vectors {
+		for name, v := range readVectors(t, name) {
 			if len(v.Headers["authorization"]) == 0 || name == "ztunnel" { // whose account nobody listed
 				continue
 			}
-			if v.SNI == "" {
-				v.SNI = v.Headers[":authority"][0]
-			}
-			ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token)
-			for _, id := range v.Headers["clusterid"] {
-				ctx = metadata.AppendToOutgoingContext(ctx, "clusterid", id)
-			}
-			var answer []byte
-			if err := r.dial(t, root, v.SNI).Invoke(ctx, v.Method, v.Request, &answer, grpc.ForceCodec(asOnTheWire{})); err != nil {
+			chain, err := r.replay(t, root, v, token)
+			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				continue
 			}
-			var out securityapi.IstioCertificateResponse
-			if err := proto.Unmarshal(answer, &out); err != nil {
-				t.Fatal(err)
-			}
-			expectSleep(t, strings.Join(out.CertChain[:len(out.CertChain)-1], ""), root)
+			expectSleep(t, strings.Join(chain[:len(chain)-1], ""), root)
 		}
 	}
+}
+
+// vector is a call of others' software.
+type vector struct {
+	Method, SNI string
+	Headers     map[string][]string
+	Request     []byte `json:"request_base64"`
+}
+
+// readVectors reads a file of internal/ca.
+func readVectors(t *testing.T, name string) (vectors map[string]vector) {
+	t.Helper()
+	text, err := os.ReadFile("../../internal/ca/testdata/" + name)
+	if err == nil {
+		err = json.Unmarshal(text, &vectors)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vectors
+}
+
+// replay makes the call with another token.
+func (r replica) replay(t *testing.T, root string, v vector, token string) (chain []string, err error) {
+	t.Helper()
+	if v.SNI == "" {
+		v.SNI = v.Headers[":authority"][0]
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token)
+	for _, id := range v.Headers["clusterid"] {
+		ctx = metadata.AppendToOutgoingContext(ctx, "clusterid", id)
+	}
+	var answer []byte
+	if err := r.dial(t, root, v.SNI).Invoke(ctx, v.Method, v.Request, &answer, grpc.ForceCodec(asOnTheWire{})); err != nil {
+		return nil, err
+	}
+	var out securityapi.IstioCertificateResponse
+	if err := proto.Unmarshal(answer, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out.CertChain, nil
 }
 
 // asOnTheWire sends and receives the bytes of messages.
@@ -256,17 +274,29 @@ func (l lab) prepare(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "sleep"}, Spec: corev1.PodSpec{
-		ServiceAccountName: "sleep", AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "c", Image: "none"}},
+	l.makePod(t, "sleep", "sleep", "")
+}
+
+// makePod makes a pod that runs as an account, on a node unless it is "".
+func (l lab) makePod(t *testing.T, name, account, node string) {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{
+		ServiceAccountName: account, NodeName: node, AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "c", Image: "none"}},
 	}}
 	if _, err := l.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// token returns one for the sleep account, for an audience or with "" for the API
-// server's own, bound to the pod unless it is "".
+// token returns one for the sleep account, as [lab.tokenOf] has it.
 func (l lab) token(t *testing.T, audience, pod string) string {
+	t.Helper()
+	return l.tokenOf(t, "sleep", audience, pod)
+}
+
+// tokenOf returns one for an account, for an audience or with "" for the API server's
+// own, bound to the pod unless it is "".
+func (l lab) tokenOf(t *testing.T, account, audience, pod string) string {
 	t.Helper()
 	var request authenticationv1.TokenRequest
 	if pod != "" {
@@ -275,7 +305,7 @@ func (l lab) token(t *testing.T, audience, pod string) string {
 	if audience != "" {
 		request.Spec.Audiences = []string{audience}
 	}
-	out, err := l.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "sleep", &request, metav1.CreateOptions{})
+	out, err := l.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), account, &request, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
