@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -196,45 +195,6 @@ func lines(what string, all []string) string {
 		b.WriteString("# " + what + ": " + one + "\n")
 	}
 	return b.String()
-}
-
-// abridge leaves out what the sidecar always has.
-func abridge(t *testing.T, pod []byte) []byte {
-	t.Helper()
-	plain, err := testCase{settings: settings(t)}.inject([]byte(`{"metadata":{},"spec":{"containers":[{"name":"a"}]}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	always, got := object(t, plain.pod), object(t, pod)
-	usual := map[string]map[string]any{}
-	for _, list := range []string{"initContainers", "volumes"} {
-		for _, e := range always["spec"].(map[string]any)[list].([]any) {
-			usual[e.(map[string]any)["name"].(string)] = e.(map[string]any)
-		}
-	}
-	for _, list := range []string{"initContainers", "containers", "volumes"} {
-		entries, _ := got["spec"].(map[string]any)[list].([]any)
-		for _, e := range entries {
-			name, _ := e.(map[string]any)["name"].(string)
-			if u, ok := usual[name]; ok {
-				abridgeEntry(u, e.(map[string]any))
-			}
-		}
-	}
-	out, err := json.Marshal(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func abridgeEntry(usual, e map[string]any) {
-	maps.DeleteFunc(e, func(key string, v any) bool { return key != "name" && reflect.DeepEqual(v, usual[key]) })
-	if env, ok := e["env"].([]any); ok {
-		e["env"] = slices.DeleteFunc(env, func(v any) bool {
-			return slices.ContainsFunc(usual["env"].([]any), func(u any) bool { return reflect.DeepEqual(u, v) })
-		})
-	}
 }
 
 func settings(t testing.TB) Settings {
