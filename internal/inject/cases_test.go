@@ -236,6 +236,8 @@ func TestLaws(t *testing.T) {
 					t.Errorf("%s\n%s", one, two)
 				}
 			})
+			t.Run("the patch names positions in order", func(t *testing.T) { c.expectPositional(t, r.Ops) })
+			t.Run("and nothing without need", func(t *testing.T) { c.expectMinimal(t, r) })
 			t.Run("injecting twice is injecting once", func(t *testing.T) { c.expectNoMore(t, r.pod) })
 			t.Run("and for what another webhook added too", func(t *testing.T) { c.expectNewcomer(t, r.pod) })
 			t.Run("another configuration's sidecar is replaced", func(t *testing.T) { c.expectReplaced(t, r) })

@@ -161,6 +161,8 @@ func TestLawsOfRandomPods(t *testing.T) {
 		}
 		injections++
 		ok := t.Run(c.name, func(t *testing.T) {
+			c.expectPositional(t, r.Ops)
+			c.expectMinimal(t, r)
 			c.expectNoMore(t, r.pod)
 			c.expectNewcomer(t, r.pod)
 			c.expectReplaced(t, r)
