@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -48,7 +50,7 @@ func issuedFor(t *testing.T, serial int64, name string) *corev1.Secret {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"test"}}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour + time.Duration(serial)*time.Minute),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -126,7 +128,8 @@ const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","re
 
 func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	var lines bytes.Buffer
-	own := newCredentials(dnsName, slog.New(slog.NewTextHandler(&lines, nil)), prometheus.NewRegistry())
+	metrics := prometheus.NewRegistry()
+	own := newCredentials(dnsName, slog.New(slog.NewTextHandler(&lines, nil)), metrics)
 	own.settle = 0 // TestCASwap waits
 	url := server(t, own)
 	first, second := issued(t, 1), issued(t, 2)
@@ -167,6 +170,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 		spoil(spoilt[what])
 	}
 
+	expectNotAfter(t, metrics, nil)
 	own.update(nil)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil || own.certificate.Ready() == nil {
 		t.Error("serves and is ready without a certificate")
@@ -174,6 +178,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	own.update(first)
 	root1, root2 := first.Data[mesh.CertRoot], second.Data[mesh.CertRoot]
 	expect(first, root1)
+	expectNotAfter(t, metrics, first)
 	for what, secret := range spoilt {
 		own.update(secret)
 		if own.certificate.Leaf().SerialNumber.Int64() != 1 || !bytes.Equal(own.bundle(), root1) {
@@ -184,6 +189,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	expect(first, root1)
 	own.update(second)
 	expect(second, root2, root1)
+	expectNotAfter(t, metrics, second)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil {
 		t.Error("still serves the first certificate")
 	}
@@ -194,6 +200,28 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	}
 	if key := string(second.Data[mesh.CertKey]); strings.Contains(lines.String(), strings.Split(key, "\n")[1]) {
 		t.Error("a private key is in the log")
+	}
+}
+
+// expectNotAfter compares the metric with when the Secret's certificate ends, or with 0 for
+// none.
+func expectNotAfter(t *testing.T, metrics *prometheus.Registry, secret *corev1.Secret) {
+	t.Helper()
+	var want int64
+	if secret != nil {
+		block, _ := pem.Decode(secret.Data[mesh.CertChain])
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = leaf.NotAfter.Unix()
+	}
+	if err := testutil.GatherAndCompare(metrics, strings.NewReader(fmt.Sprintf(`
+# HELP serving_certificate_not_after_seconds When the serving certificate expires, in seconds since 1970; 0 while there is none.
+# TYPE serving_certificate_not_after_seconds gauge
+serving_certificate_not_after_seconds %d
+`, want))); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "rewrite the want sections of testdata/c
 // with the reason, "error:" with the message, or the injected pod and, if there are any,
 // its warnings and holes. In want.yaml fields of the sidecar that are as in plain.txtar
 // are left out, and the hash of the default settings reads HASH; want-full.yaml has
-// everything.
+// everything. Some have the patch besides, as it is sent but for its line breaks.
 type testCase struct {
 	name, comment string
 	archive       *txtar.Archive
@@ -78,7 +78,7 @@ func readCase(t testing.TB, path string) testCase {
 			if err = yaml.UnmarshalStrict(f.Data, &data); err == nil {
 				overlays, err = ParseOverlays(data)
 			}
-		case "want", "want.yaml", "want-full.yaml":
+		case "want", "want.yaml", "want-full.yaml", "want-patch":
 		default:
 			t.Fatalf("%s: unknown section %s", path, f.Name)
 		}
@@ -141,24 +141,29 @@ func TestCases(t *testing.T) {
 			if len(strings.TrimSpace(c.comment)) < 20 {
 				t.Error("the comment does not say why this case exists")
 			}
-			i := slices.IndexFunc(c.archive.Files, func(f txtar.File) bool { return strings.HasPrefix(f.Name, "want") })
-			if i < 0 {
-				t.Fatal("no want section")
+			wants := 0
+			for i, f := range c.archive.Files {
+				if !strings.HasPrefix(f.Name, "want") {
+					continue
+				}
+				wants++
+				got := c.outcome(t, f.Name)
+				if (f.Name == "want") != (strings.HasPrefix(got, "error: ") || strings.HasPrefix(got, "skipped: ")) {
+					t.Errorf("section %s does not fit: %s", f.Name, got)
+				}
+				if *update {
+					c.archive.Files[i].Data = []byte(got)
+				} else if diff := cmp.Diff(string(f.Data), got); diff != "" {
+					t.Errorf("%s: -want +got\n%s", f.Name, diff)
+				}
 			}
-			section := c.archive.Files[i].Name
-			got := c.outcome(t, section)
-			if (section == "want") != (strings.HasPrefix(got, "error: ") || strings.HasPrefix(got, "skipped: ")) {
-				t.Errorf("section %s does not fit: %s", section, got)
+			if wants == 0 {
+				t.Error("no want section")
 			}
 			if *update {
-				c.archive.Files[i].Data = []byte(got)
 				if err := os.WriteFile(c.name, txtar.Format(c.archive), 0o644); err != nil {
 					t.Fatal(err)
 				}
-				return
-			}
-			if diff := cmp.Diff(string(c.archive.Files[i].Data), got); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
 			}
 		})
 	}
@@ -171,6 +176,8 @@ func (c testCase) outcome(t *testing.T, section string) string {
 		return "error: " + err.Error() + "\n"
 	case r.skipped != "":
 		return "skipped: " + string(r.skipped) + "\n" + lines("warning", r.decision.Warnings)
+	case section == "want-patch":
+		return patchLines(t, r.Ops)
 	case section == "want.yaml":
 		r.pod = abridge(t, r.pod)
 	}
@@ -187,6 +194,16 @@ func (c testCase) outcome(t *testing.T, section string) string {
 		return strings.ReplaceAll(whole, settings(t).Hash(), "HASH")
 	}
 	return whole
+}
+
+// patchLines is a patch with each operation on a line of its own.
+func patchLines(t *testing.T, ops []Operation) string {
+	t.Helper()
+	patch, err := Patch(ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(patch), `,{"op":`, ",\n"+`{"op":`) + "\n"
 }
 
 func lines(what string, all []string) string {

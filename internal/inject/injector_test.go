@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/garrison-mesh/garrison/internal/admission"
@@ -44,8 +43,10 @@ func newInjector(s Settings, log *slog.Logger, metrics prometheus.Registerer) *I
 	}})
 }
 
-func (w webhook) post(body []byte) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodPost, "/inject", bytes.NewReader(body))
+func (w webhook) post(body []byte) *httptest.ResponseRecorder { return w.postTo(mesh.InjectPath, body) }
+
+func (w webhook) postTo(path string, body []byte) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	out := httptest.NewRecorder()
 	w.handler.ServeHTTP(out, r)
@@ -54,7 +55,12 @@ func (w webhook) post(body []byte) *httptest.ResponseRecorder {
 
 func (w webhook) review(t *testing.T, request string) *admissionv1.AdmissionResponse {
 	t.Helper()
-	out := w.post(reviewOf(request))
+	return w.reviewAt(t, mesh.InjectPath, request)
+}
+
+func (w webhook) reviewAt(t *testing.T, path, request string) *admissionv1.AdmissionResponse {
+	t.Helper()
+	out := w.postTo(path, reviewOf(request))
 	var review admissionv1.AdmissionReview
 	if err := json.Unmarshal(out.Body.Bytes(), &review); err != nil {
 		t.Fatalf("%d %s", out.Code, out.Body)
@@ -66,6 +72,8 @@ func reviewOf(request string) []byte {
 	return fmt.Appendf(nil, `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","namespace":"shop",%s}}`, request)
 }
 
+const bare = `{"metadata":{},"spec":{"containers":[{"name":"a"}]}}`
+
 const creation = `"operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":`
 
 func TestAdmit(t *testing.T) {
@@ -73,19 +81,21 @@ func TestAdmit(t *testing.T) {
 		request string
 		allowed bool
 		patched bool
+		outcome string
 		reason  Reason
 		says    string
 	}{
-		"injected":  {creation + `{"metadata":{},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, ""},
-		"opted out": {creation + `{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}},"spec":{"containers":[{"name":"a"}]}}`, true, false, LabelFalse, ""},
-		"warned":    {creation + `{"metadata":{"annotations":{"sidecar.istio.io/bootstrapOverride":""}},"spec":{"containers":[{"name":"a"}]}}`, true, true, Selected, "annotation sidecar.istio.io/bootstrapOverride is not known"},
+		"injected":  {creation + bare, true, true, "injected", Selected, ""},
+		"opted out": {creation + `{"metadata":{"labels":{"sidecar.istio.io/inject":"false"}},"spec":{"containers":[{"name":"a"}]}}`, true, false, "skipped", LabelFalse, ""},
+		"warned":    {creation + `{"metadata":{"annotations":{"sidecar.istio.io/bootstrapOverride":""}},"spec":{"containers":[{"name":"a"}]}}`, true, true, "injected", Selected, "annotation sidecar.istio.io/bootstrapOverride is not known"},
 		"refused": {creation + `{"metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"x","sidecar.istio.io/proxyMemory":"y"}},"spec":{"containers":[{"name":"a"}]}}`,
-			false, false, BadAnnotation, `metadata.annotations[sidecar.istio.io/proxyCPU]: "x" is not a quantity, such as 100m or 128Mi; metadata.annotations[sidecar.istio.io/proxyMemory]`},
-		"no pod":       {creation + `7`, false, false, Malformed, "pod: "},
-		"no object":    {creation + `null`, false, false, Malformed, "metadata: missing"},
-		"an update":    {strings.Replace(creation, "CREATE", "UPDATE", 1) + `{}`, true, false, NotPodCreation, ""},
-		"another kind": {strings.Replace(creation, "pods", "nodes", 1) + `{}`, true, false, NotPodCreation, ""},
-		"an exec":      {`"subResource":"exec",` + creation + `{}`, true, false, NotPodCreation, ""},
+			false, false, "refused", BadAnnotation, `metadata.annotations[sidecar.istio.io/proxyCPU]: "x" is not a quantity, such as 100m or 128Mi; metadata.annotations[sidecar.istio.io/proxyMemory]`},
+		"no pod":       {creation + `7`, false, false, "refused", Malformed, "pod: "},
+		"no namespace": {`"namespace":"gone",` + creation + bare, false, false, "refused", NoNamespace, `namespace "gone": cannot be read now: not found`},
+		"no object":    {creation + `null`, false, false, "refused", Malformed, "metadata: missing"},
+		"an update":    {strings.Replace(creation, "CREATE", "UPDATE", 1) + `{}`, true, false, "skipped", NotPodCreation, ""},
+		"another kind": {strings.Replace(creation, "pods", "nodes", 1) + `{}`, true, false, "skipped", NotPodCreation, ""},
+		"an exec":      {`"subResource":"exec",` + creation + `{}`, true, false, "skipped", NotPodCreation, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -98,14 +108,63 @@ func TestAdmit(t *testing.T) {
 			if got.Allowed != c.allowed || got.Patch != nil != c.patched || !strings.Contains(said, c.says) || strings.Contains(said, "\n") {
 				t.Errorf("allowed %v, patch %s, said %q", got.Allowed, got.Patch, said)
 			}
-			if got.AuditAnnotations["reason"] != string(c.reason) {
-				t.Errorf("reason %q, want %q", got.AuditAnnotations["reason"], c.reason)
+			if outcome, reason := got.AuditAnnotations["outcome"], got.AuditAnnotations["reason"]; outcome != c.outcome || reason != string(c.reason) {
+				t.Errorf("%q for %q, want %q for %q", outcome, reason, c.outcome, c.reason)
 			}
-			if n, err := testutil.GatherAndCount(w.metrics, "sidecar_injection_requests_total", "sidecar_injection_time_seconds"); err != nil || n != 2 {
-				t.Errorf("%d metrics, %v", n, err)
+			w.expectCounted(t, c.outcome, c.reason)
+			want := histogram{sum: float64(len(got.Patch)), first: 1 << 10}
+			if c.patched {
+				want.count = 1
+			}
+			if patches := w.histograms(t, "sidecar_injection_patch_bytes")[""]; patches != want {
+				t.Errorf("patches counted: %+v, want %+v", patches, want)
+			}
+			if decisions := w.histograms(t, "sidecar_injection_time_seconds")[""]; decisions.count != 1 {
+				t.Errorf("%+v decisions counted", decisions)
 			}
 		})
 	}
+}
+
+// TestAdmitAgain: a sidecar of today is left alone; another is replaced.
+func TestAdmitAgain(t *testing.T) {
+	var ops []Operation
+	if err := json.Unmarshal(newWebhook(t).review(t, creation+bare).Patch, &ops); err != nil {
+		t.Fatal(err)
+	}
+	injected, err := Apply([]byte(bare), ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWebhook(t)
+	if got := w.review(t, creation+string(injected)); !got.Allowed || got.Patch != nil {
+		t.Errorf("injected before: %+v", got)
+	}
+	w.expectCounted(t, "skipped", AlreadyInjected)
+	w = newWebhook(t)
+	old := strings.ReplaceAll(string(injected), settings(t).Hash(), "0123456789abcdef")
+	if got := w.review(t, creation+old); !got.Allowed || got.Patch == nil {
+		t.Errorf("injected by another configuration: %+v", got)
+	}
+	w.expectCounted(t, "injected", Reinjected)
+}
+
+// TestPathsReachTheSidecar: what a webhook's URL says, its pods get.
+func TestPathsReachTheSidecar(t *testing.T) {
+	w := newWebhook(t)
+	got := w.reviewAt(t, mesh.InjectPath+"/cluster/east/net/n1", creation+bare)
+	for _, want := range []string{`{"name":"ISTIO_META_CLUSTER_ID","value":"east"}`, `{"name":"ISTIO_META_NETWORK","value":"n1"}`,
+		`{"op":"add","path":"/metadata/labels/topology.istio.io~1network","value":"n1"}`} {
+		if !strings.Contains(string(got.Patch), want) {
+			t.Errorf("patch %s\nhas no %s", got.Patch, want)
+		}
+	}
+	w = newWebhook(t)
+	got = w.reviewAt(t, mesh.InjectPath+"/cluster", creation+bare)
+	if got.Allowed || got.Patch != nil || got.Result == nil || got.Result.Message != `path of the webhook: "cluster" has no value` {
+		t.Errorf("a path that ends early: %+v", got)
+	}
+	w.expectCounted(t, "refused", Malformed)
 }
 
 // TestHostilePodsAreCheap: whoever may create pods, or reach the port, sends what
@@ -147,10 +206,12 @@ func TestHostilePodsAreCheap(t *testing.T) {
 func TestAdmitAfterTheDeadlineSaysSo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	i := newInjector(settings(t), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	w := webhook{metrics: prometheus.NewRegistry()}
+	i := newInjector(settings(t), slog.New(slog.DiscardHandler), w.metrics)
 	if got := i.Admit(ctx, &admission.Request{}); got.Allowed || got.Message != "the time for an answer was up" || got.Audit["reason"] != string(Overload) {
 		t.Errorf("%+v", got)
 	}
+	w.expectCounted(t, "late", Overload)
 }
 
 // FuzzReview: whatever the object, the handler answers, and what it answers can be
