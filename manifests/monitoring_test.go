@@ -58,7 +58,7 @@ var metricName = regexp.MustCompile(`\b(sidecar_injection|injector|serving_certi
 // An alert on a metric that nobody writes never fires.
 func TestRulesNameMetricsThatExist(t *testing.T) {
 	var source bytes.Buffer
-	for _, dir := range []string{"../internal/inject", "../internal/cluster", "../internal/ca", "../cmd/injector", "../cmd/citadel"} {
+	for _, dir := range []string{"../internal/inject", "../internal/cluster", "../internal/ca", "../internal/serve", "../cmd/injector", "../cmd/citadel"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"log/slog"
 	"slices"
@@ -56,16 +57,14 @@ func newCredentials(host string, log *slog.Logger, metrics prometheus.Registerer
 		host: host, settle: settle,
 		log: log, changed: newWord(),
 	}
-	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "serving_certificate_not_after_seconds",
-		Help: "When the serving certificate expires, in seconds since 1970; 0 while there is none.",
-	}, func() float64 {
-		if leaf := c.certificate.Leaf(); leaf != nil {
-			return float64(leaf.NotAfter.Unix())
-		}
-		return 0
-	}))
+	c.certificate.Register(metrics, overdue)
 	return c
+}
+
+// overdue is half of the least share of its life that Citadel leaves to a certificate which
+// it renews, and at most a week, before the end.
+func overdue(leaf *x509.Certificate) time.Time {
+	return leaf.NotAfter.Add(-min(7*24*time.Hour, leaf.NotAfter.Sub(leaf.NotBefore)/20))
 }
 
 // update takes the Secret as it is now. One that is gone or spoilt changes

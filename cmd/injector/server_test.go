@@ -170,7 +170,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 		spoil(spoilt[what])
 	}
 
-	expectNotAfter(t, metrics, nil)
+	expectLifetime(t, metrics, nil)
 	own.update(nil)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil || own.certificate.Ready() == nil {
 		t.Error("serves and is ready without a certificate")
@@ -178,7 +178,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	own.update(first)
 	root1, root2 := first.Data[mesh.CertRoot], second.Data[mesh.CertRoot]
 	expect(first, root1)
-	expectNotAfter(t, metrics, first)
+	expectLifetime(t, metrics, first)
 	for what, secret := range spoilt {
 		own.update(secret)
 		if own.certificate.Leaf().SerialNumber.Int64() != 1 || !bytes.Equal(own.bundle(), root1) {
@@ -189,7 +189,7 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	expect(first, root1)
 	own.update(second)
 	expect(second, root2, root1)
-	expectNotAfter(t, metrics, second)
+	expectLifetime(t, metrics, second)
 	if _, err := ask(first.Data[mesh.CertRoot], false); err == nil {
 		t.Error("still serves the first certificate")
 	}
@@ -203,24 +203,27 @@ func TestCertificateIsReplacedWithoutRestart(t *testing.T) {
 	}
 }
 
-// expectNotAfter compares the metric with when the Secret's certificate ends, or with 0 for
-// none.
-func expectNotAfter(t *testing.T, metrics *prometheus.Registry, secret *corev1.Secret) {
+// expectLifetime compares the metrics with when the Secret's certificate, of an hour or so,
+// ends and is overdue, or with 0 for none.
+func expectLifetime(t *testing.T, metrics *prometheus.Registry, secret *corev1.Secret) {
 	t.Helper()
-	var want int64
+	var ends, overdue int64
 	if secret != nil {
 		block, _ := pem.Decode(secret.Data[mesh.CertChain])
 		leaf, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want = leaf.NotAfter.Unix()
+		ends, overdue = leaf.NotAfter.Unix(), leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore)/20).Unix()
 	}
 	if err := testutil.GatherAndCompare(metrics, strings.NewReader(fmt.Sprintf(`
 # HELP serving_certificate_not_after_seconds When the serving certificate expires, in seconds since 1970; 0 while there is none.
 # TYPE serving_certificate_not_after_seconds gauge
-serving_certificate_not_after_seconds %d
-`, want))); err != nil {
+serving_certificate_not_after_seconds %v
+# HELP serving_certificate_overdue_seconds From when on the serving certificate should have been replaced long ago, in seconds since 1970; 0 while there is none.
+# TYPE serving_certificate_overdue_seconds gauge
+serving_certificate_overdue_seconds %v
+`, float64(ends), float64(overdue)))); err != nil {
 		t.Error(err)
 	}
 }

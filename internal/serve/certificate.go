@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // Certificate is a serving certificate that may be replaced while connections are
@@ -36,6 +39,23 @@ func (c *Certificate) Leaf() *x509.Certificate {
 		return pair.Leaf
 	}
 	return nil
+}
+
+// Register tells, in metrics, when the certificate in use ends and from when on, as overdue
+// has it, it should have been replaced long ago.
+func (c *Certificate) Register(r prometheus.Registerer, overdue func(leaf *x509.Certificate) time.Time) {
+	moment := func(name, help string, of func(*x509.Certificate) time.Time) {
+		promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help + ", in seconds since 1970; 0 while there is none."}, func() float64 {
+			if leaf := c.Leaf(); leaf != nil {
+				return float64(of(leaf).Unix())
+			}
+			return 0
+		})
+	}
+	moment("serving_certificate_not_after_seconds",
+		"When the serving certificate expires", func(leaf *x509.Certificate) time.Time { return leaf.NotAfter })
+	moment("serving_certificate_overdue_seconds",
+		"From when on the serving certificate should have been replaced long ago", overdue)
 }
 
 // Ready reports why TLS cannot be served now, for readiness.

@@ -24,10 +24,16 @@ type rule struct {
 	Labels      map[string]string
 }
 
-// rules reads Citadel's alerts.
-func rules(t *testing.T) (all []rule) {
+// The files of alerts, of which one is Citadel's and the other the injector's.
+const (
+	citadels  = "citadel.yaml"
+	injectors = "rules.yaml"
+)
+
+// rules reads a file of alerts.
+func rules(t *testing.T, file string) (all []rule) {
 	t.Helper()
-	text, err := os.ReadFile("../../../manifests/monitoring/citadel.yaml")
+	text, err := os.ReadFile("../../../manifests/monitoring/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,20 +46,20 @@ func rules(t *testing.T) (all []rule) {
 	for _, g := range r.Spec.Groups {
 		all = append(all, g.Rules...)
 	}
-	if len(all) < 10 {
+	if len(all) < 8 {
 		t.Fatalf("only %d alerts", len(all))
 	}
 	return all
 }
 
-// firing returns the alerts that a scrape would bring, once they had lasted, with their
-// severities and how much they say is left.
-func firing(t *testing.T, s scrape) (alerts []string) {
+// firing returns the alerts of a file that a scrape would bring, once they had lasted, with
+// their severities and how much they say is left.
+func firing(t *testing.T, file string, s scrape) (alerts []string) {
 	t.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{
 		Logger: slog.New(slog.DiscardHandler), MaxSamples: 10_000, Timeout: time.Minute, Parser: parser.NewParser(parser.Options{}),
 	})
-	for _, r := range rules(t) {
+	for _, r := range rules(t, file) {
 		query, err := engine.NewInstantQuery(t.Context(), s, nil, r.Expr, now)
 		if err != nil {
 			t.Fatalf("%s: %v", r.Alert, err)
@@ -181,7 +187,7 @@ func TestCertificateAlerts(t *testing.T) {
 			"GarrisonRootKeyNeeded critical", "GarrisonRootKeyNeeded warning"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, firing(t, c.state.scrape())); diff != "" {
+			if diff := cmp.Diff(c.want, firing(t, citadels, c.state.scrape())); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -190,7 +196,36 @@ func TestCertificateAlerts(t *testing.T) {
 
 // Where nobody answers, no alert needs anything of what is not there.
 func TestAbsence(t *testing.T) {
-	if diff := cmp.Diff([]string{"GarrisonCitadelAbsent critical"}, firing(t, scrape{at: now.UnixMilli()})); diff != "" {
+	if diff := cmp.Diff([]string{"GarrisonCitadelAbsent critical"}, firing(t, citadels, scrape{at: now.UnixMilli()})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The injector's certificate is Citadel's to renew, which need be no earlier than when a
+// tenth of its life is left.
+func TestInjectorCertificateAlerts(t *testing.T) {
+	for name, c := range map[string]struct {
+		serving certificate
+		want    []string
+	}{
+		"of 90 days":                  {certificate{45 * day, 9 * day / 2}, nil},
+		"of a week":                   {certificate{6 * day, 7 * day / 20}, nil},
+		"of an hour, renewed at last": {certificate{6 * time.Minute, 3 * time.Minute}, nil},
+		"of an hour, not renewed": {certificate{3*time.Minute - time.Second, 3 * time.Minute}, []string{
+			"GarrisonServingCertificateExpires warning 2m59s"}},
+		"ended": {certificate{-time.Minute, 9 * day / 2}, []string{"GarrisonServingCertificateExpires warning -1m0s"}},
+	} {
+		all := []series{show("up", 1, "pod", "injector-1", "namespace", "istio-system")}
+		for pod, serving := range map[string]certificate{"injector-1": {80 * day, 9 * day / 2}, "injector-2": c.serving, "citadel-1": {0, day}} {
+			all = append(all,
+				show("serving_certificate_not_after_seconds", serving.ends(), "pod", pod, "namespace", "istio-system"),
+				show("serving_certificate_overdue_seconds", serving.ripens(), "pod", pod, "namespace", "istio-system"))
+		}
+		all = append(all,
+			show("serving_certificate_not_after_seconds", 0, "pod", "injector-3", "namespace", "istio-system"),
+			show("serving_certificate_overdue_seconds", 0, "pod", "injector-3", "namespace", "istio-system"))
+		if diff := cmp.Diff(c.want, firing(t, injectors, scrape{now.UnixMilli(), all})); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
