@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +21,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/garrison-mesh/garrison/internal/cli"
+	"github.com/garrison-mesh/garrison/internal/cluster"
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
 
@@ -54,6 +57,27 @@ func TestCitadelPolicy(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, quoted); diff != "" {
 		t.Errorf("names in the policy (-want +got): %s", diff)
+	}
+}
+
+// What Citadel knows of the API server is good for the revocation window. That the API
+// server is gone without a word has to show long before, and the library's own half minute
+// and more is too late.
+func TestSilenceShowsWithinTheWindow(t *testing.T) {
+	env := map[string]string{}
+	for _, e := range named(t, all[*appsv1.Deployment](t), "citadel").Spec.Template.Spec.Containers[0].Env {
+		env[e.Name] = e.Value
+	}
+	var silence time.Duration
+	for _, name := range []string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"} { // as k8s.io/apimachinery reads them
+		d, err := time.ParseDuration(env[name] + "s")
+		if err != nil || d == 0 {
+			t.Errorf("%s: %q", name, env[name])
+		}
+		silence += d
+	}
+	if silence > cluster.DefaultWindow/2 {
+		t.Errorf("shows after %v, with a window of %v", silence, cluster.DefaultWindow)
 	}
 }
 
