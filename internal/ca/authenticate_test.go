@@ -203,7 +203,7 @@ func TestRenewalByCertificateRefuses(t *testing.T) {
 	late := good
 	late.proven = now.Add(-MaxRenewal - time.Second)
 	future := good
-	future.proven = now.Add(skew + time.Minute)
+	future.proven = now.Add(skew + time.Hour)
 	noPod := good
 	noPod.pod = ""
 	for name, c := range map[string]struct {
