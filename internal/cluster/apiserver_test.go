@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -87,6 +88,7 @@ func (l lab) as(t *testing.T, rules ...rbacv1.PolicyRule) *API {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	l.granted(t, "", rules)
 	config := rest.CopyConfig(l.config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: user}
 	api, err := open(config)
@@ -112,6 +114,7 @@ func (l lab) bind(t *testing.T, namespace string, rules ...rbacv1.PolicyRule) {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	l.granted(t, namespace, rules)
 }
 
 // also gives these rights to the user of the test besides those that it has.
@@ -125,6 +128,32 @@ func (l lab) also(t *testing.T, rules ...rbacv1.PolicyRule) {
 	role.Rules = append(role.Rules, rules...)
 	if _, err := roles.Update(t.Context(), role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	l.granted(t, "", rules)
+}
+
+// granted waits until the API server goes by these rules, which it hears of from watches of
+// its own.
+func (l lab) granted(t *testing.T, namespace string, rules []rbacv1.PolicyRule) {
+	t.Helper()
+	for _, rule := range rules { // one of each will do: a role comes as a whole
+		review := authorizationv1.SubjectAccessReviewSpec{User: userOf(t)}
+		if len(rule.NonResourceURLs) > 0 {
+			review.NonResourceAttributes = &authorizationv1.NonResourceAttributes{Path: rule.NonResourceURLs[0], Verb: rule.Verbs[0]}
+		} else {
+			review.ResourceAttributes = &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Group: rule.APIGroups[0], Resource: rule.Resources[0], Verb: rule.Verbs[0],
+				Name: strings.Join(rule.ResourceNames[:min(1, len(rule.ResourceNames))], ""),
+			}
+		}
+		within(t, func() error {
+			answer, err := l.admin.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(),
+				&authorizationv1.SubjectAccessReview{Spec: review}, metav1.CreateOptions{})
+			if err == nil && !answer.Status.Allowed {
+				err = fmt.Errorf("%+v is not allowed", rule)
+			}
+			return err
+		})
 	}
 }
 
@@ -154,7 +183,7 @@ func run(t *testing.T, part func(context.Context) error) (stop func()) {
 			if err != nil {
 				t.Errorf("ended with %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Error("did not end")
 		}
 	})
@@ -162,10 +191,14 @@ func run(t *testing.T, part func(context.Context) error) (stop func()) {
 	return stop
 }
 
-// within polls until check returns nil.
-func within(t *testing.T, d time.Duration, check func() error) {
+// patience is longer than a busy machine takes for anything, and than what fails waits
+// at most before it is tried again.
+const patience = 2 * time.Minute
+
+// within polls until check returns nil, for as long as there is patience.
+func within(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(d)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -174,7 +207,7 @@ func within(t *testing.T, d time.Duration, check func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after %v: %v", d, err)
+			t.Fatalf("after %v: %v", patience, err)
 		}
 		<-tick.C
 	}
@@ -216,8 +249,12 @@ func (l lab) finalize(t *testing.T, name string) {
 	if _, err := l.admin.Client.CoreV1().Namespaces().Finalize(t.Context(), ns, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, func() error {
-		if _, err := l.admin.Client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	// Admission hears of it from a watch of its own. Until then it would take the next namespace
+	// of that name for this one, and let nothing in.
+	probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
+	within(t, func() error {
+		_, err := l.admin.Client.CoreV1().ConfigMaps(name).Create(t.Context(), probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("namespace %s: got %w, want not found", name, err)
 		}
 		return nil

@@ -108,7 +108,7 @@ func testCABundle(t *testing.T, l lab) {
 	}
 	wants := func(want map[string][]byte) {
 		t.Helper()
-		within(t, 5*time.Second, func() error {
+		within(t, func() error {
 			got, err := bundles()
 			if diff := cmp.Diff(want, got); err == nil && diff != "" {
 				err = errors.New("caBundles (-want +got): " + diff)
@@ -345,7 +345,7 @@ func testCABundleTags(t *testing.T, l lab) {
 	run(t, api.KeepCABundle(CABundleKeeper{Revision: "canary", Bundle: func() []byte { return bundle }, Log: logger(t), Metrics: metrics}))
 	expect := func(want string) {
 		t.Helper()
-		within(t, 30*time.Second, func() error {
+		within(t, func() error {
 			list, err := webhooks.List(t.Context(), metav1.ListOptions{})
 			if err != nil {
 				return err
@@ -363,7 +363,7 @@ func testCABundleTags(t *testing.T, l lab) {
 		})
 	}
 	expect("a-allowed")
-	within(t, 5*time.Second, func() error {
+	within(t, func() error {
 		return testutil.GatherAndCompare(metrics, strings.NewReader(`
 # HELP injector_webhook_ca_bundle_mismatches Webhook entries whose caBundle was not the one that the API server needs, when the leader last looked.
 # TYPE injector_webhook_ca_bundle_mismatches gauge

@@ -121,7 +121,7 @@ func testConfigMaps(t *testing.T, l lab) {
 	}))
 	wants := func(t *testing.T, namespace string, want map[string]string) {
 		t.Helper()
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			found, err := core.ConfigMaps(namespace).Get(t.Context(), name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -148,7 +148,7 @@ func testConfigMaps(t *testing.T, l lab) {
 			t.Fatal(err)
 		}
 		wants(t, "early", map[string]string{"other": "2", mesh.RootKey: "root 1"})
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			if n := changesOf(t, metrics)["tampered"]; n != 1 {
 				return fmt.Errorf("%v were tampered with", n)
 			}
@@ -211,7 +211,7 @@ func testOneConfigMap(t *testing.T, l lab) {
 		Log: logger(t),
 	}))
 	core := l.admin.Client.CoreV1()
-	within(t, 10*time.Second, func() error {
+	within(t, func() error {
 		found, err := core.ConfigMaps("legacy").Get(t.Context(), mesh.LegacyRootConfigMap, metav1.GetOptions{})
 		if err == nil && found.Data["ns"] != "legacy" {
 			err = fmt.Errorf("holds %v", found.Data)

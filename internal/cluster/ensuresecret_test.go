@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,13 +13,6 @@ func testEnsureSecret(t *testing.T, l lab) {
 	const ns, name = "ensure-secret", "below"
 	l.namespace(t, ns, nil)
 	api := l.as(t, allow("", "secrets", "create"), allow("", "secrets", "get update", name), allow("", "configmaps", "list", "roots"))
-	within(t, 10*time.Second, func() error { // RBAC takes a moment
-		_, err := api.Client.CoreV1().Secrets(ns).Get(t.Context(), name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return fmt.Errorf("get: %w", err)
-	})
 	if found, err := api.ReadSecret(t.Context(), ns, name); found != nil || err != nil {
 		t.Errorf("read %v, %v before there is one", found, err)
 	}

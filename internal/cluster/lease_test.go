@@ -64,7 +64,7 @@ func testLease(t *testing.T, l lab) {
 
 	t.Run("stolen", func(t *testing.T) {
 		leases := l.admin.Client.CoordinationV1().Leases(ns)
-		within(t, 5*time.Second, func() error { // between two renewals
+		within(t, func() error { // between two renewals
 			lease, err := leases.Get(t.Context(), name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -74,7 +74,7 @@ func testLease(t *testing.T, l lab) {
 			_, err = leases.Update(t.Context(), lease, metav1.UpdateOptions{})
 			return err
 		})
-		within(t, 5*time.Second, func() error {
+		within(t, func() error {
 			if leading.Load() != 0 {
 				return errors.New("still leading without the lease")
 			}

@@ -152,7 +152,7 @@ func testNamespaces(t *testing.T, l lab) {
 	api := l.as(t, allow("", "namespaces", "get list watch"))
 	n := api.WatchNamespaces(func() {}, logger(t))
 	run(t, n.Run)
-	within(t, 10*time.Second, n.Ready)
+	within(t, n.Ready)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: "watched", Labels: map[string]string{"istio-injection": "enabled"},
 		Annotations: map[string]string{"sidecar.istio.io/proxyCPU": "1", "example.com/large": "x"},
@@ -177,7 +177,7 @@ func testNamespaces(t *testing.T, l lab) {
 		}
 		return nil
 	}
-	within(t, 10*time.Second, func() error {
+	within(t, func() error {
 		if diff := cmp.Diff(&want, listed()); diff != "" {
 			return errors.New(diff)
 		}
@@ -187,7 +187,7 @@ func testNamespaces(t *testing.T, l lab) {
 		t.Fatal(err)
 	}
 	l.finalize(t, "watched")
-	within(t, 10*time.Second, func() error {
+	within(t, func() error {
 		if _, err := n.Get(t.Context(), "watched"); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("deleted: %w", err)
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -103,7 +102,7 @@ func testNodes(t *testing.T, l lab) {
 		t.Error("ready before it knows them")
 	}
 	run(t, n.Run)
-	within(t, 10*time.Second, n.Ready)
+	within(t, n.Ready)
 	if old := n.Older(99); old != nil {
 		t.Errorf("without nodes: %v", old)
 	}
@@ -115,7 +114,7 @@ func testNodes(t *testing.T, l lab) {
 	}
 	older := func(minor int, want ...string) {
 		t.Helper()
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			var got []string
 			for _, node := range n.Older(minor) {
 				got = append(got, node.Name)

@@ -284,7 +284,7 @@ func testAuditPods(t *testing.T, l lab) {
 	stop := run(t, api.AuditPods(PodAudit{Judge: byLabel, Log: logger(t), Metrics: metrics}))
 	leftOut := func(want float64) {
 		t.Helper()
-		within(t, 20*time.Second, func() error {
+		within(t, func() error {
 			families, err := metrics.Gather()
 			if err != nil {
 				return err
@@ -301,7 +301,7 @@ func testAuditPods(t *testing.T, l lab) {
 	pod("cart-1-b") // while it watches
 	leftOut(2)
 	var found []corev1.Event
-	within(t, 20*time.Second, func() error {
+	within(t, func() error {
 		list, err := core.Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=SidecarMissing,involvedObject.uid=" + string(deployment.UID)})
 		if err == nil && len(list.Items) == 0 {
 			err = errors.New("no Event on the Deployment")

@@ -53,7 +53,7 @@ func testPublish(t *testing.T, l lab) {
 	}
 	expect := func(want map[string]string) {
 		t.Helper()
-		within(t, 20*time.Second, func() error {
+		within(t, func() error {
 			found, err := l.admin.Client.CoreV1().ConfigMaps(ns).Get(t.Context(), mesh.IssuanceLogConfigMap, metav1.GetOptions{})
 			if err != nil {
 				return err

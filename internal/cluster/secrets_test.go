@@ -133,7 +133,7 @@ func testSecrets(t *testing.T, l lab) {
 	// kept waits until the account's Secret is good, and not one of the unwanted.
 	kept := func(t *testing.T, account *corev1.ServiceAccount, not ...types.UID) (secret *corev1.Secret) {
 		t.Helper()
-		within(t, 10*time.Second, func() (err error) {
+		within(t, func() (err error) {
 			secret, err = core.Secrets(account.Namespace).Get(t.Context(), "istio."+account.Name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -151,7 +151,7 @@ func testSecrets(t *testing.T, l lab) {
 	}
 	absent := func(t *testing.T, namespace, name string) {
 		t.Helper()
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			if _, err := core.Secrets(namespace).Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("secret %s: got %w, want not found", name, err)
 			}
@@ -226,7 +226,7 @@ func testSecrets(t *testing.T, l lab) {
 	t.Run("renewed", func(t *testing.T) {
 		account := l.account(t, "shop", "brief")
 		seen := map[string]types.UID{}
-		within(t, 15*time.Second, func() error {
+		within(t, func() error {
 			s := kept(t, account)
 			seen[string(s.Data[certKey])] = s.UID
 			if len(seen) < 3 {
@@ -246,7 +246,7 @@ func testSecrets(t *testing.T, l lab) {
 	t.Run("immutable", func(t *testing.T) {
 		account := l.account(t, "shop", "brief-immutable")
 		var secret *corev1.Secret
-		within(t, 5*time.Second, func() (err error) { // between two renewals
+		within(t, func() (err error) { // between two renewals
 			secret = kept(t, account)
 			yes := true
 			secret.Immutable = &yes
@@ -270,7 +270,7 @@ func testSecrets(t *testing.T, l lab) {
 
 	t.Run("account deleted during issuance", func(t *testing.T) {
 		l.account(t, "shop", "vanishing")
-		within(t, 5*time.Second, func() error {
+		within(t, func() error {
 			if _, err := core.ServiceAccounts("shop").Get(t.Context(), "vanishing", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("account: got %w, want not found", err)
 			}
@@ -296,7 +296,7 @@ func testSecrets(t *testing.T, l lab) {
 			t.Fatal(err)
 		}
 		account := l.account(t, "shop", "taken")
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			events, err := core.Events("shop").List(t.Context(), metav1.ListOptions{})
 			if err != nil {
 				return err
@@ -378,7 +378,7 @@ func testSecrets(t *testing.T, l lab) {
 			t.Fatal(err)
 		}
 		l.account(t, "shop", "taken-too")
-		within(t, 10*time.Second, func() error { return blocked(1) })
+		within(t, func() error { return blocked(1) })
 		stop()
 		if err := blocked(0); err != nil {
 			t.Errorf("who does not lead knows of nothing: %v", err)

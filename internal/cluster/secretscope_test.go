@@ -252,7 +252,7 @@ func testUsedAccounts(t *testing.T, l lab) {
 		_, err := core.Secrets("used").Get(t.Context(), "istio."+account, metav1.GetOptions{})
 		return err
 	}
-	within(t, 10*time.Second, func() error { return has("done") })
+	within(t, func() error { return has("done") })
 	if _, err := core.Pods("used").UpdateStatus(t.Context(), done, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func testUsedAccounts(t *testing.T, l lab) {
 	}
 	pod("labelled")
 	pod("busy")
-	within(t, 10*time.Second, func() error { return has("busy") })
+	within(t, func() error { return has("busy") })
 	holdsFor(t, time.Second, func() error {
 		for _, account := range []string{"idle", "labelled"} {
 			if err := has(account); !apierrors.IsNotFound(err) {
@@ -288,7 +288,7 @@ func testOwnNamespaces(t *testing.T, l lab) {
 	run(t, api.KeepSecrets(k))
 	core := l.admin.Client.CoreV1()
 	for _, ns := range k.Namespaces {
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			_, err := core.Secrets(ns).Get(t.Context(), "istio.cart", metav1.GetOptions{})
 			return err
 		})
@@ -300,7 +300,7 @@ func testOwnNamespaces(t *testing.T, l lab) {
 		if _, err := core.Secrets(ns).Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 10*time.Second, func() error {
+		within(t, func() error {
 			secret, err := core.Secrets(ns).Get(t.Context(), "istio.cart", metav1.GetOptions{})
 			if err == nil && len(secret.Data) == 0 {
 				err = errors.New("still empty")
