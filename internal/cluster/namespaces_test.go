@@ -170,9 +170,15 @@ func testNamespaces(t *testing.T, l lab) {
 		Annotations: map[string]string{"sidecar.istio.io/proxyCPU": "1"},
 	}
 	// At once, as the admission of a namespace's first pod does.
-	got, err := n.Get(t.Context(), "watched")
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
-		t.Errorf("%s%v", diff, err)
+	var got mesh.Namespace
+	within(t, func() (err error) {
+		if got, err = n.Get(t.Context(), "watched"); apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return err // none within the time that one may take
+	})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 	listed := func() *mesh.Namespace {
 		for _, ns := range n.List() {

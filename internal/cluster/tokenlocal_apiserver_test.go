@@ -83,22 +83,24 @@ func testLocalTokens(t *testing.T, l lab) {
 
 	good := l.token(t, account, pod, mesh.TokenAudience)
 	want := TokenCaller{Namespace: ns, Account: "sleep", UID: string(account.UID), PodName: pod.Name, PodUID: string(pod.UID), Node: "n1", Local: true}
-	within(t, func() error { // RBAC and the first lists take a moment
-		got, err := tokens.Review(t.Context(), good)
-		if errors.Is(err, ErrUnauthenticated) {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, got); err == nil && diff != "" {
-			t.Fatalf("caller (-want +got): %s", diff)
-		}
-		return err
-	})
+	got, err := judged(t, tokens, good)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Fatalf("%v, caller (-want +got): %s", err, diff)
+	}
 	// Nothing of ours changes for longer than the window, and the watches prove that.
-	holdsFor(t, MinWindow+2*time.Second, workloads.Ready)
+	began := time.Now()
+	within(t, func() error {
+		for name, m := range workloads.mirrors() {
+			if d := m.proof.proven().Sub(began); d <= MinWindow {
+				return fmt.Errorf("%s: proven for the first %v", name, d)
+			}
+		}
+		return workloads.Ready()
+	})
 
 	refused := func(name, token string) {
 		t.Helper()
-		if caller, err := tokens.Review(t.Context(), token); !errors.Is(err, ErrUnauthenticated) || caller != (TokenCaller{}) {
+		if caller, err := judged(t, tokens, token); !errors.Is(err, ErrUnauthenticated) || caller != (TokenCaller{}) {
 			t.Errorf("%s: %v, %v", name, caller, err)
 		} else {
 			t.Logf("%s: %v", name, err)
@@ -121,7 +123,7 @@ func testLocalTokens(t *testing.T, l lab) {
 	}
 	header := dict{"alg": "RS256", "kid": signed.Signatures[0].Protected.KeyID}
 	key := readKey(t, l.signingKey)
-	if _, err := tokens.Review(t.Context(), sign(t, key, header, says)); err != nil {
+	if _, err := judged(t, tokens, sign(t, key, header, says)); err != nil {
 		t.Errorf("signed again: %v", err)
 	}
 	refused("expired", sign(t, key, header, with(says, "exp", time.Now().Add(-2*leeway).Unix())))
@@ -142,6 +144,24 @@ func testLocalTokens(t *testing.T, l lab) {
 	refused("another issuer", sign(t, key, header, with(says, "iss", "https://elsewhere.example")))
 
 	testLiveness(t, l, workloads, tokens)
+}
+
+// judged is what a token proves. What cannot be told at the moment is asked again.
+func judged(t *testing.T, tokens *LocalTokens, token string) (caller TokenCaller, err error) {
+	t.Helper()
+	within(t, func() error {
+		caller, err = tokens.Review(t.Context(), token)
+		return unavailable(err)
+	})
+	return caller, err
+}
+
+// unavailable returns the error if it says that nothing can be told at the moment.
+func unavailable(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return nil
 }
 
 func readKey(t *testing.T, file string) *rsa.PrivateKey {
@@ -170,14 +190,21 @@ func testLiveness(t *testing.T, l lab, workloads *Workloads, tokens *LocalTokens
 	account := l.account(t, ns, "cart")
 	pod := l.pod(t, account, "cart-1") // most likely the watches have not shown it when we ask
 	token := l.token(t, account, pod, mesh.TokenAudience)
-	if caller, err := tokens.Review(t.Context(), token); err != nil || caller.PodUID != string(pod.UID) {
+	if caller, err := judged(t, tokens, token); err != nil || caller.PodUID != string(pod.UID) {
 		t.Errorf("new pod: %v, %v", caller, err)
 	}
-	on, err := workloads.OnNode(t.Context(), "n1", ns, "cart")
+	onNode := func(node string) (pod mesh.Pod, err error) {
+		within(t, func() error {
+			pod, err = workloads.OnNode(t.Context(), node, ns, "cart")
+			return unavailable(err)
+		})
+		return pod, err
+	}
+	on, err := onNode("n1")
 	if err != nil || on.UID != string(pod.UID) || on.Account.UID != string(account.UID) {
 		t.Errorf("on its node: %v, %v", on, err)
 	}
-	if _, err := workloads.OnNode(t.Context(), "n2", ns, "cart"); !errors.Is(err, ErrUnauthenticated) {
+	if _, err := onNode("n2"); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("on another node: %v", err)
 	}
 
@@ -202,12 +229,12 @@ func testLiveness(t *testing.T, l lab, workloads *Workloads, tokens *LocalTokens
 	anew := l.pod(t, account, "cart-1")
 	gone("pod made anew under its name", token)
 	token = l.token(t, account, anew, mesh.TokenAudience)
-	if _, err := tokens.Review(t.Context(), token); err != nil {
+	if _, err := judged(t, tokens, token); err != nil {
 		t.Errorf("the new pod: %v", err)
 	}
 
 	podless := l.token(t, account, nil, mesh.TokenAudience)
-	if caller, err := tokens.Review(t.Context(), podless); err != nil || caller.PodUID != "" {
+	if caller, err := judged(t, tokens, podless); err != nil || caller.PodUID != "" {
 		t.Errorf("token of no pod: %v, %v", caller, err)
 	}
 	if err := l.admin.Client.CoreV1().ServiceAccounts(ns).Delete(t.Context(), "cart", metav1.DeleteOptions{}); err != nil {
@@ -218,10 +245,14 @@ func testLiveness(t *testing.T, l lab, workloads *Workloads, tokens *LocalTokens
 	account = l.account(t, ns, "cart")
 	gone("account made anew under its name", token)
 	gone("account made anew under its name, no pod", podless)
-	if err := workloads.Alive(t.Context(), mesh.ServiceAccount{Namespace: ns, Name: "cart", UID: string(account.UID)}, anew.Name, string(anew.UID)); err != nil {
-		t.Errorf("the new account with the pod of its name: %v", err)
-	}
-	if _, err := tokens.Review(t.Context(), l.token(t, account, anew, mesh.TokenAudience)); err != nil {
+	within(t, func() error {
+		err := workloads.Alive(t.Context(), mesh.ServiceAccount{Namespace: ns, Name: "cart", UID: string(account.UID)}, anew.Name, string(anew.UID))
+		if errors.Is(err, ErrUnauthenticated) {
+			t.Fatalf("the new account with the pod of its name: %v", err)
+		}
+		return err
+	})
+	if _, err := judged(t, tokens, l.token(t, account, anew, mesh.TokenAudience)); err != nil {
 		t.Errorf("the new account: %v", err)
 	}
 }
@@ -236,7 +267,7 @@ func testKeysForbidden(t *testing.T, l lab) {
 	workloads := api.WatchWorkloads(WorkloadsOptions{Log: logger(t)})
 	audiences := []string{"mesh", mesh.TokenAudience}
 	tokens := api.LocalTokens(LocalTokenOptions{
-		Audiences: audiences, Workloads: workloads, Reviewer: api.Tokens(audiences, 10*time.Second), Log: logger(t),
+		Audiences: audiences, Workloads: workloads, Reviewer: api.Tokens(audiences, patience), Log: logger(t),
 	})
 	run(t, workloads.Run)
 	run(t, tokens.Run)
@@ -250,7 +281,7 @@ func testKeysForbidden(t *testing.T, l lab) {
 			return err
 		})
 	}
-	if _, err := tokens.Review(t.Context(), l.token(t, account, pod, testIssuer)); !errors.Is(err, ErrUnauthenticated) {
+	if _, err := judged(t, tokens, l.token(t, account, pod, testIssuer)); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("for the API server: %v", err)
 	}
 	if _, err := api.OwnAudiences(t.Context()); err == nil {
