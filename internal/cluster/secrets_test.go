@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,6 +129,14 @@ func testSecrets(t *testing.T, l lab) {
 		}
 		return mk(account, now)
 	}
+	var leftScope atomic.Bool
+	inScope := k.InScope
+	k.InScope = func(ns *corev1.Namespace, account Account) bool {
+		if ns.Labels[mesh.InjectionLabel] == "disabled" {
+			leftScope.Store(true)
+		}
+		return inScope(ns, account)
+	}
 	stop := run(t, api.KeepSecrets(k))
 
 	// kept waits until the account's Secret is good, and not one of the unwanted.
@@ -142,7 +151,7 @@ func testSecrets(t *testing.T, l lab) {
 				return errors.New("still the old Secret")
 			}
 			who := mesh.ServiceAccount{Namespace: account.Namespace, Name: account.Name, UID: string(account.UID)}
-			if do := k.judge(who, secret, time.Now()); do.change != none {
+			if do := k.judge(who, secret, time.Now()); do.change != none && do.change != renewed { // it may be due by now
 				return fmt.Errorf("%s to be %s: %w", secret.Name, do.change, do.why)
 			}
 			return nil
@@ -346,6 +355,12 @@ func testSecrets(t *testing.T, l lab) {
 				err = errors.New("another Secret")
 			}
 			return err
+		})
+		within(t, func() error { // two watches: either may be behind
+			if !leftScope.Load() {
+				return errors.New("not seen to leave the scope")
+			}
+			return nil
 		})
 		if err := core.Secrets("scope").Delete(t.Context(), secret.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)

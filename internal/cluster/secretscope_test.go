@@ -222,15 +222,12 @@ func testUsedAccounts(t *testing.T, l lab) {
 	k.InScope = func(ns *corev1.Namespace, a Account) bool { return ns.Name == "used" && a.Used && a.Labels["no"] == "" }
 	run(t, api.KeepSecrets(k))
 	core := l.admin.Client.CoreV1()
-	for _, name := range []string{"busy", "idle", "labelled", "done"} {
+	for _, name := range []string{"busy", "idle", "done"} {
 		l.account(t, "used", name)
 	}
-	labelled, err := core.ServiceAccounts("used").Get(t.Context(), "labelled", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	labelled.Labels = map[string]string{"no": "thanks"}
-	if _, err := core.ServiceAccounts("used").Update(t.Context(), labelled, metav1.UpdateOptions{}); err != nil {
+	// From the start, as the watch of accounts may be behind that of pods.
+	labelled := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"no": "thanks"}}}
+	if _, err := core.ServiceAccounts("used").Create(t.Context(), labelled, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	pod := func(account string) *corev1.Pod {
