@@ -146,7 +146,7 @@ func (c *configMapLoop) keep(ctx context.Context, k key) (again time.Duration, e
 			WithData(desired.Data),
 		metav1.ApplyOptions{FieldManager: mesh.CitadelFieldManager, Force: true})
 	switch {
-	case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+	case apierrors.IsNotFound(err):
 		return 0, nil // the namespace went meanwhile
 	case err != nil:
 		return 0, fmt.Errorf("config map %s: %w", c.Name, err)

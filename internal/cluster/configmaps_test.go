@@ -90,6 +90,28 @@ func TestConfigMapsSpoiltAllTheTime(t *testing.T) {
 	})
 }
 
+// A namespace that came again gets its roots also where the API server takes it for the one
+// before at first.
+func TestConfigMapsOfANamespaceThatCameAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := shop(t)
+		heard := namespaceSeemsGoing(api.Client, "patch", "configmaps")
+		stop := run(t, api.KeepConfigMaps(ConfigMapKeeper{
+			Desired: func(*corev1.Namespace) *corev1.ConfigMap {
+				return &corev1.ConfigMap{Data: map[string]string{mesh.RootKey: "root"}}
+			},
+			Metrics: prometheus.NewRegistry(),
+		}))
+		lapse(time.Second)
+		heard.Store(true)
+		lapse(2 * lastRetry)
+		if _, err := api.Client.CoreV1().ConfigMaps("shop").Get(t.Context(), mesh.RootConfigMap, metav1.GetOptions{}); err != nil {
+			t.Error(err)
+		}
+		stop()
+	})
+}
+
 func testConfigMaps(t *testing.T, l lab) {
 	const name = mesh.RootConfigMap
 	api := l.as(t,

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
@@ -189,7 +190,9 @@ func (l *loop) step(ctx context.Context) bool {
 			l.queue.AddAfter(k, again)
 		}
 	case ctx.Err() != nil: // stopped, or the lease is lost: the next leader's work
-	case apierrors.IsConflict(err): // the watch is behind, or somebody was faster
+	// The watch is behind, or somebody was faster; or the namespace is going, or has come
+	// again and not every part of the API server knows.
+	case apierrors.IsConflict(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		l.log.DebugContext(ctx, "object changed meanwhile", "object", k.String(), "err", err)
 		l.queue.AddRateLimited(k)
 	default:

@@ -152,10 +152,7 @@ func (s *secretLoop) write(ctx context.Context, account mesh.ServiceAccount, ove
 		written, err = s.api.bulk.CoreV1().Secrets(k.Namespace).Apply(ctx, applied(fresh, over),
 			metav1.ApplyOptions{FieldManager: mesh.CitadelFieldManager, Force: true})
 	}
-	switch {
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return time.Time{}, nil // nothing lives there any more
-	case err != nil:
+	if err != nil {
 		return time.Time{}, err
 	}
 	if do.change != renewed {
