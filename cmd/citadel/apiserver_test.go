@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -371,7 +370,7 @@ type replica struct {
 
 func start(t *testing.T, kubeconfig, name string, args ...string) replica {
 	t.Helper()
-	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t), record: new(bytes.Buffer)}
+	r := replica{name: name, grpc: meshtest.Address(t), admin: meshtest.Address(t), record: new(bytes.Buffer)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	ended := make(chan error, 1)
@@ -389,16 +388,6 @@ func start(t *testing.T, kubeconfig, name string, args ...string) replica {
 	}
 	t.Cleanup(func() { r.stop(t) })
 	return r
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (r replica) get(ctx context.Context, path string) (string, error) {
