@@ -43,7 +43,10 @@ spec:
     resourceRules: [{apiGroups: [""], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}]
   validations: [{expression: "object.metadata.name != 'NAME'"}]
 ---
-{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: NAME}, spec: {policyName: NAME, validationActions: [Deny]}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: NAME}
+spec: {policyName: NAME, validationActions: [Deny]}
 `
 
 // inForce returns when the API server goes by all that was written and removed before of
@@ -72,7 +75,9 @@ func (l lab) inForce(t *testing.T) {
 		allowed, _, _ := unstructured.NestedBool(answer.Object, "status", "allowed")
 		return allowed
 	}
-	refused := object(t, &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: name}})
+	refused := object(t, &corev1.ConfigMap{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: name},
+	})
 	eventually(t, "what was written is in force", func() bool {
 		err := l.dryRun(t, configMaps, metav1.NamespaceDefault, refused)
 		return err != nil && strings.Contains(err.Error(), fmt.Sprintf("ValidatingAdmissionPolicy '%s'", name)) &&

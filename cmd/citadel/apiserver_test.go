@@ -96,10 +96,11 @@ func TestAPIServer(t *testing.T) {
 	expectScrapes(t, replicas[:]...)
 	expectOwnAudienceRefused(t, kubeconfig)
 	for _, r := range replicas {
-		if strings.Contains(r.stop(t), good) {
+		log := r.stop(t)
+		if strings.Contains(log, good) {
 			t.Errorf("%s logged a token", r.name)
 		}
-		l.expectRecord(t, r)
+		l.expectRecord(t, r, log)
 	}
 	t.Run("keys", func(t *testing.T) { testKeys(t, l, kubeconfig, root) })
 }
@@ -325,8 +326,8 @@ func (l lab) root(t *testing.T) (root string) {
 }
 
 // expectRecord holds the issuance log of a replica that has ended to the checkpoint that
-// it published last.
-func (l lab) expectRecord(t *testing.T, r replica) {
+// it published last, which is of its end unless the replica said that it had no time for that.
+func (l lab) expectRecord(t *testing.T, r replica, log string) {
 	t.Helper()
 	published, err := l.CoreV1().ConfigMaps(mesh.SystemNamespace).Get(t.Context(), mesh.IssuanceLogConfigMap, metav1.GetOptions{})
 	if err != nil {
@@ -344,7 +345,8 @@ func (l lab) expectRecord(t *testing.T, r replica) {
 		t.Fatal(err)
 	}
 	report := v.Report()
-	if len(report.Breaks) > 0 || len(report.Chains) != 1 || report.Chains[0].Published != report.Chains[0].Last {
+	if len(report.Breaks) > 0 || len(report.Chains) != 1 ||
+		report.Chains[0].Published != report.Chains[0].Last && !strings.Contains(log, "last checkpoint was not published") {
 		t.Errorf("%+v\n%s", report, r.record)
 	}
 }
