@@ -89,12 +89,14 @@ var (
 	crds       = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 )
 
-// install applies the base as hack/install does, which must also hold a second time.
+// install applies the base as hack/install does, which must also hold a second time, and
+// waits until the API server goes by it.
 func (l lab) install(t *testing.T) {
 	t.Helper()
 	for _, o := range all[runtime.Object](t) {
 		l.apply(t, object(t, o))
 	}
+	l.inForce(t)
 }
 
 func (l lab) apply(t *testing.T, u *unstructured.Unstructured) {
@@ -480,11 +482,11 @@ func testDryRunOnly(t *testing.T, l lab) {
 // eventually waits for what an API server learns by its own watches.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !holds() {
 		select {
 		case <-deadline:
-			t.Fatal("not so after 20 s: ", what)
+			t.Fatal("not so after a minute: ", what)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

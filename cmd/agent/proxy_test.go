@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
 )
@@ -73,7 +74,9 @@ func TestWait(t *testing.T) {
 	go func() { done <- srv.Serve(l) }()
 	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 	args := []string{"wait", "--status-port=" + port, "--timeout=200ms"}
-	err = run(t.Context(), args, nil, io.Discard)
+	synctest.Test(t, func(t *testing.T) { // where no time passes while an answer is under way
+		err = run(t.Context(), args, nil, io.Discard)
+	})
 	for _, want := range []string{":" + port + mesh.ReadyPath, "not within 200ms", "404"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not say %q", err, want)

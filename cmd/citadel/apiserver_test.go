@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -97,10 +96,11 @@ func TestAPIServer(t *testing.T) {
 	expectScrapes(t, replicas[:]...)
 	expectOwnAudienceRefused(t, kubeconfig)
 	for _, r := range replicas {
-		if strings.Contains(r.stop(t), good) {
+		log := r.stop(t)
+		if strings.Contains(log, good) {
 			t.Errorf("%s logged a token", r.name)
 		}
-		l.expectRecord(t, r)
+		l.expectRecord(t, r, log)
 	}
 	t.Run("keys", func(t *testing.T) { testKeys(t, l, kubeconfig, root) })
 }
@@ -326,8 +326,8 @@ func (l lab) root(t *testing.T) (root string) {
 }
 
 // expectRecord holds the issuance log of a replica that has ended to the checkpoint that
-// it published last.
-func (l lab) expectRecord(t *testing.T, r replica) {
+// it published last, which is of its end unless the replica said that it had no time for that.
+func (l lab) expectRecord(t *testing.T, r replica, log string) {
 	t.Helper()
 	published, err := l.CoreV1().ConfigMaps(mesh.SystemNamespace).Get(t.Context(), mesh.IssuanceLogConfigMap, metav1.GetOptions{})
 	if err != nil {
@@ -345,7 +345,8 @@ func (l lab) expectRecord(t *testing.T, r replica) {
 		t.Fatal(err)
 	}
 	report := v.Report()
-	if len(report.Breaks) > 0 || len(report.Chains) != 1 || report.Chains[0].Published != report.Chains[0].Last {
+	if len(report.Breaks) > 0 || len(report.Chains) != 1 ||
+		report.Chains[0].Published != report.Chains[0].Last && !strings.Contains(log, "last checkpoint was not published") {
 		t.Errorf("%+v\n%s", report, r.record)
 	}
 }
@@ -371,7 +372,7 @@ type replica struct {
 
 func start(t *testing.T, kubeconfig, name string, args ...string) replica {
 	t.Helper()
-	r := replica{name: name, grpc: freeAddress(t), admin: freeAddress(t), record: new(bytes.Buffer)}
+	r := replica{name: name, grpc: meshtest.Address(t), admin: meshtest.Address(t), record: new(bytes.Buffer)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
 	ended := make(chan error, 1)
@@ -389,16 +390,6 @@ func start(t *testing.T, kubeconfig, name string, args ...string) replica {
 	}
 	t.Cleanup(func() { r.stop(t) })
 	return r
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (r replica) get(ctx context.Context, path string) (string, error) {

@@ -20,7 +20,9 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -91,6 +93,7 @@ func TestCANamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	intermediate.ResourceVersion = "" // whoever writes meanwhile
 	intermediate.Data[mesh.CACertKey], intermediate.Data[mesh.CAKeyKey] = due(t, made)
 	if intermediate, err = vault.Update(t.Context(), intermediate, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -177,15 +180,53 @@ func (l lab) asCitadel(t *testing.T, kubeconfig string) (file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Citadel's rights are in force", func(ctx context.Context) error {
-		_, inDefault := own.Client.CoreV1().Secrets("default").List(ctx, metav1.ListOptions{})
-		_, inVault := own.Client.CoreV1().Secrets("vault").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + mesh.CASecret})
-		return errors.Join(inDefault, inVault)
-	})
+	l.rightsInForce(t)
+	_, inDefault := own.Client.CoreV1().Secrets("default").List(t.Context(), metav1.ListOptions{})
+	_, inVault := own.Client.CoreV1().Secrets("vault").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + mesh.CASecret})
+	if err := errors.Join(inDefault, inVault); err != nil {
+		t.Error(err)
+	}
 	if _, err := own.Client.CoreV1().Secrets("quiet").List(t.Context(), metav1.ListOptions{}); err == nil {
 		t.Error("Citadel may read the Secrets of a namespace that was not named")
 	}
 	return file
+}
+
+// rightsInForce returns when the API server goes by all roles and bindings that were written
+// before. It learns of each of the four kinds in the order of the writes, so that it knows of
+// them when it goes by the last.
+func (l lab) rightsInForce(t *testing.T) {
+	t.Helper()
+	const name, namespace = "last", metav1.NamespaceDefault
+	object, options := metav1.ObjectMeta{Name: name}, metav1.CreateOptions{}
+	user := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
+	_, err1 := l.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
+		ObjectMeta: object, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/last"}}},
+	}, options)
+	_, err2 := l.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: object, Subjects: user, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+	}, options)
+	_, err3 := l.RbacV1().Roles(namespace).Create(t.Context(), &rbacv1.Role{
+		ObjectMeta: object, Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}},
+	}, options)
+	_, err4 := l.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: object, Subjects: user, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+	}, options)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []authorizationv1.SubjectAccessReviewSpec{
+		{User: name, NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/last", Verb: "get"}},
+		{User: name, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Resource: "pods", Verb: "get"}},
+	} {
+		eventually(t, "rights are in force", func(ctx context.Context) error {
+			answer, err := l.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, options)
+			if err == nil && !answer.Status.Allowed {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+	}
 }
 
 // due returns a certificate below the root in a Secret, and its key, in PEM, that has less

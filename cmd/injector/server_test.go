@@ -31,6 +31,7 @@ import (
 	"github.com/garrison-mesh/garrison/internal/admission"
 	"github.com/garrison-mesh/garrison/internal/inject"
 	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/meshtest"
 	"github.com/garrison-mesh/garrison/internal/serve"
 )
 
@@ -83,7 +84,7 @@ func server(t *testing.T, own *credentials) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddress(t)
+	addr := meshtest.Address(t)
 	log := slog.New(slog.DiscardHandler)
 	handler := router(inject.NewInjector(inject.Config{Settings: c.settings, Namespace: named, Log: log, Metrics: prometheus.NewRegistry()}), c.limits, log)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -101,6 +102,12 @@ func server(t *testing.T, own *credentials) string {
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			_ = conn.Close()
 			return "https://" + addr
+		}
+		select {
+		case err := <-ended:
+			ended <- nil
+			t.Fatal("the server ended: ", err)
+		default:
 		}
 	}
 }

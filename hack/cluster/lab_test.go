@@ -71,7 +71,7 @@ func TestTwoClusters(t *testing.T) {
 		}
 	}
 	get := func(ip string) (string, error) {
-		resp, err := (&http.Client{Timeout: 3 * time.Second}).Get("http://" + ip)
+		resp, err := (&http.Client{Timeout: time.Minute}).Get("http://" + ip)
 		if err != nil {
 			return "", err
 		}
@@ -164,7 +164,7 @@ func TestKilledUp(t *testing.T) {
 		name string
 		come func() bool
 	}{
-		{"with a bridge only", func() bool { return len(found().Links) == 1 }},
+		{"with a bridge", func() bool { return len(found().Links) > 0 }}, // and maybe more by now
 		{"with a process", func() bool { return len(found().Nodes) == 1 }},
 		{"with cgroups", func() bool { return len(found().Cgroups) > 0 }},
 		{"with an API server", func() bool { _, err := l.tryKubectl("get", "--raw=/readyz"); return err == nil }},

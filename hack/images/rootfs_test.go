@@ -83,7 +83,7 @@ func TestHTTPBinRoot(t *testing.T) {
 			t.Log(log.String())
 		}
 	})
-	out, err := r.sh(t, 0, "curl -sS --retry 30 --retry-delay 1 --retry-connrefused http://"+addr+"/ip")
+	out, err := r.sh(t, 0, "curl -sS --retry 100 --retry-delay 1 --retry-connrefused http://"+addr+"/ip")
 	if err != nil || !strings.Contains(out, `"origin": "127.0.0.1"`) {
 		t.Errorf("GET /ip: %v, %s", err, out)
 	}
@@ -114,7 +114,7 @@ func (r rootDir) command(ctx context.Context, uid uint32, line string) *exec.Cmd
 
 func (r rootDir) sh(t *testing.T, uid uint32, line string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	out, err := r.command(ctx, uid, line).CombinedOutput()
 	return string(out), err

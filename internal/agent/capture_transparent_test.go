@@ -60,7 +60,7 @@ func (n namespace) passOn(conn net.Conn) {
 	to := conn.LocalAddr().String()
 	var onward net.Conn
 	err := n.try(func() (err error) {
-		dialer := net.Dialer{LocalAddr: &caller, Control: transparent(transparentMark), Timeout: 3 * time.Second}
+		dialer := net.Dialer{LocalAddr: &caller, Control: transparent(transparentMark), Timeout: enough}
 		onward, err = dialer.Dial(tcpOf(to), to)
 		return err
 	})
@@ -69,7 +69,7 @@ func (n namespace) passOn(conn net.Conn) {
 		return
 	}
 	defer onward.Close()
-	onward.SetDeadline(time.Now().Add(5 * time.Second))
+	onward.SetDeadline(time.Now().Add(enough))
 	text := make([]byte, 100)
 	size, _ := onward.Read(text) // an error shows as an answer that is missing
 	conn.Write(text[:size])

@@ -13,6 +13,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
 
 // startCitadel returns a client of a server on loopback.
@@ -26,6 +28,7 @@ func startCitadel(t *testing.T, s *citadelServer) Citadel {
 	dir := t.TempDir()
 	return Citadel{
 		Addr:      l.Addr().String(),
+		Timeout:   enough,
 		RootFile:  writePEM(t, dir, "root.pem", pemText(s.ca.cert)),
 		TokenFile: writePEM(t, dir, "token", "first\n"),
 	}
@@ -143,11 +146,6 @@ func TestFetchFailures(t *testing.T) {
 	id := testID(t, "sleep")
 	server.answer = func(csr *x509.CertificateRequest) ([]string, error) { return server.issue(csr) }
 
-	refused, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused.Close()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, never answers
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +157,7 @@ func TestFetchFailures(t *testing.T) {
 		change func(*Citadel)
 		code   codes.Code
 	}{
-		"nobody there":  {func(c *Citadel) { c.Addr = refused.Addr().String() }, codes.Unavailable},
+		"nobody there":  {func(c *Citadel) { c.Addr = meshtest.Address(t) }, codes.Unavailable},
 		"hangs":         {func(c *Citadel) { c.Addr, c.Timeout = silent.Addr().String(), 200*time.Millisecond }, codes.DeadlineExceeded},
 		"other roots":   {func(c *Citadel) { c.RootFile = writePEM(t, dir, "other", pemText(stranger.cert)) }, codes.Unavailable},
 		"other name":    {func(c *Citadel) { c.Addr = strings.Replace(c.Addr, "127.0.0.1", "localhost", 1) }, codes.Unavailable},

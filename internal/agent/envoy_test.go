@@ -88,7 +88,7 @@ func startEnvoy(t *testing.T, e Envoy) (cancel func(), ended <-chan error) {
 
 func TestEnvoyGetsSignals(t *testing.T) {
 	out, signals := make(lines, 10), make(chan os.Signal)
-	stop, ended := startEnvoy(t, Envoy{Output: out, Signals: signals, Path: script(t,
+	stop, ended := startEnvoy(t, Envoy{Output: out, Signals: signals, Kill: enough, Path: script(t,
 		`trap "echo usr1" USR1; trap "echo term; exit 0" TERM; echo up; while :; do sleep 0.05; done`)})
 	out.expect(t, "up")
 	signals <- syscall.SIGUSR1 // a shell under nohup could not trap HUP
@@ -125,7 +125,7 @@ func TestEnvoyDrainsUntilNoConnectionIsLeft(t *testing.T) {
 		}
 	}))
 	defer admin.Close()
-	stop, ended := startEnvoy(t, Envoy{Output: out, Drain: time.Minute, admin: strings.TrimPrefix(admin.URL, "http://"),
+	stop, ended := startEnvoy(t, Envoy{Output: out, Drain: enough, Kill: enough, admin: strings.TrimPrefix(admin.URL, "http://"),
 		Path: script(t, `trap "echo term; exit 0" TERM; echo up; while :; do sleep 0.05; done`)})
 	out.expect(t, "up")
 	stop()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/garrison-mesh/garrison/internal/mesh"
+	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
 
 const (
@@ -33,9 +34,7 @@ func TestHooks(t *testing.T) {
 	}))
 	defer app.Close()
 	port := portOf(t, app.URL)
-	nobody := httptest.NewServer(nil)
-	nobody.Close()
-	closed := portOf(t, nobody.URL)
+	closed := portOf(t, "http://"+meshtest.Address(t))
 	for entry, want := range map[string]int{
 		fmt.Sprintf(`{"httpGet":{"path":"/bye","port":%d}}`, port):                  200,
 		fmt.Sprintf(`{"httpGet":{"path":"/bad","port":%d}}`, port):                  502,
@@ -110,69 +109,89 @@ func TestHookIsUnderWayWhileTheApplicationIs(t *testing.T) {
 // the agent is still there for a hook that comes a little later, and stays until it
 // is over.
 func TestProxyStaysForHooks(t *testing.T) {
-	for name, late := range map[string]bool{"under way": false, "late": true} {
-		t.Run(name, func(t *testing.T) {
-			entered, leave := make(chan bool, 1), make(chan bool)
-			app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-				entered <- true
-				<-leave
-			}))
-			defer app.Close()
-			release := sync.OnceFunc(func() { close(leave) })
-			defer release()
-			table, err := ParseProbers(fmt.Sprintf(`{%q:{"httpGet":{"port":%d}}}`, prestopz, portOf(t, app.URL)), mesh.AgentPort)
-			if err != nil {
-				t.Fatal(err)
+	t.Run("under way", func(t *testing.T) { expectStay(t, false) })
+	t.Run("late", func(t *testing.T) {
+		for range 20 {
+			if expectStay(t, true) {
+				return
 			}
-			dir, listen := t.TempDir(), freeAddress(t)
-			ctx, stop := context.WithCancel(t.Context())
-			defer stop()
-			ended := make(chan error, 1)
-			go func() {
-				ended <- Proxy{
-					ID: testID(t, "sleep"), Probers: table, Address: netip.MustParseAddr("127.0.0.1"), Listen: listen, CertDir: dir, ConfigDir: dir,
-					Citadel: Citadel{Addr: "127.0.0.1:1", RootFile: "none"}, Log: discardLog(),
-				}.Run(ctx)
-			}()
-			eventually(t, "the agent's port", func() bool {
-				conn, err := net.Dial("tcp", listen)
-				if err == nil {
-					conn.Close()
-				}
-				return err == nil
-			})
-			if late {
-				stop()
-			}
-			answered := make(chan string, 1)
-			go func() {
-				resp, err := http.Get("http://" + listen + prestopz)
-				if err != nil {
-					answered <- err.Error()
-					return
-				}
-				resp.Body.Close()
-				answered <- resp.Status
-			}()
-			select {
-			case <-entered:
-			case got := <-answered:
-				t.Fatal("the application was not asked: ", got)
-			}
-			if !late {
-				stop()
-				<-time.After(1500 * time.Millisecond) // longer than it stays for those to come
-				if got := call(t, "GET", "http://"+listen+"/other", nil); got != 404 {
-					t.Errorf("while a hook is under way: %d", got)
-				}
-			}
-			release()
-			if got := <-answered; got != "200 OK" {
-				t.Error(got)
-			}
+		}
+		t.Error("no hook came within the second for which the agent stays")
+	})
+}
+
+// expectStay reports whether the hook came while the agent was bound to be there: one that
+// is late has a second, which a busy machine may need for itself.
+func expectStay(t *testing.T, late bool) (came bool) {
+	t.Helper()
+	entered, leave := make(chan bool, 1), make(chan bool)
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		entered <- true
+		<-leave
+	}))
+	defer app.Close()
+	release := sync.OnceFunc(func() { close(leave) })
+	defer release()
+	table, err := ParseProbers(fmt.Sprintf(`{%q:{"httpGet":{"port":%d}}}`, prestopz, portOf(t, app.URL)), mesh.AgentPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, listen := t.TempDir(), meshtest.Address(t)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Proxy{
+			ID: testID(t, "sleep"), Probers: table, Address: netip.MustParseAddr("127.0.0.1"), Listen: listen, CertDir: dir, ConfigDir: dir,
+			Citadel: Citadel{Addr: "127.0.0.1:1", RootFile: "none"}, Log: discardLog(),
+		}.Run(ctx)
+	}()
+	eventually(t, "the agent's port", func() bool {
+		conn, err := net.Dial("tcp", listen)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	stopped := time.Now()
+	if late {
+		stop()
+	}
+	answered := make(chan string, 1)
+	go func() {
+		resp, err := http.Get("http://" + listen + prestopz)
+		if err != nil {
+			answered <- err.Error()
+			return
+		}
+		resp.Body.Close()
+		answered <- resp.Status
+	}()
+	select {
+	case <-entered:
+	case got := <-answered:
+		if took := time.Since(stopped); late && took >= time.Second {
+			t.Logf("not asked within %v: %s", took, got)
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
-		})
+			return false
+		}
+		t.Fatal("the application was not asked: ", got)
 	}
+	if !late {
+		stop()
+		<-time.After(1500 * time.Millisecond) // longer than it stays for those to come
+		if got := call(t, "GET", "http://"+listen+"/other", nil); got != 404 {
+			t.Errorf("while a hook is under way: %d", got)
+		}
+	}
+	release()
+	if got := <-answered; got != "200 OK" {
+		t.Error(got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	return true
 }

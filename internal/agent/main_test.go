@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/garrison-mesh/garrison/internal/identity"
 	"github.com/garrison-mesh/garrison/internal/mesh"
@@ -66,7 +65,7 @@ func runTestProxy(config string) error {
 	return Proxy{
 		ID: id, Pod: "pod", Address: netip.MustParseAddr(c.Address), Probers: probers, Port: c.Port,
 		Citadel: Citadel{Addr: c.CA, RootFile: c.Root, TokenFile: c.Token},
-		Envoy:   Envoy{Path: c.Envoy, Drain: 3 * time.Second, Output: os.Stderr},
+		Envoy:   Envoy{Path: c.Envoy, Drain: enough, Output: os.Stderr},
 		CertDir: c.Certs, ConfigDir: c.Config,
 		Log: slog.New(slog.NewJSONHandler(os.Stderr, nil)),
 	}.Run(ctx)

@@ -163,7 +163,7 @@ func (n namespace) dial(who person, addr string) (conn net.Conn, err error) {
 		if _, err := unix.SetfsuidRetUid(who.uid); err != nil {
 			return err
 		}
-		conn, err = net.DialTimeout(tcpOf(addr), addr, 3*time.Second)
+		conn, err = net.DialTimeout(tcpOf(addr), addr, enough)
 		return err
 	})
 	return conn, err
@@ -212,7 +212,7 @@ func (n namespace) greeting(who person, addr string) string {
 		return err.Error()
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(enough))
 	text := make([]byte, 100)
 	size, err := conn.Read(text)
 	if err != nil {

@@ -31,7 +31,7 @@ func (n namespace) get(who person, addr, path string) (int, string, error) {
 		return 0, "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(enough))
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, addr); err != nil {
 		return 0, "", err
 	}
@@ -44,14 +44,17 @@ func (n namespace) get(who person, addr, path string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
+// enough is far more than anything here takes.
+const enough = time.Minute
+
 // eventually gives a started process its time.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
 	defer cancel()
 	for !ok() {
 		if !sleep(ctx, 20*time.Millisecond) {
-			t.Fatal("not within 20 s: ", what)
+			t.Fatalf("not within %v: %s", enough, what)
 		}
 	}
 }
@@ -101,7 +104,7 @@ func TestPod(t *testing.T) {
 	hosts.pod.do(func() error { return testCaptureOfPod().Install(t.Context(), discardLog()) })
 	config := testProxy{
 		Account: "sleep", Address: podIP, CA: neighbourIP + ":8060", Envoy: proxy, Certs: dir, Config: dir,
-		Probers: `{"/app-health/app/readyz":{"httpGet":{"path":"/ready","port":8080}},"/app-health/app/livez":{"tcpSocket":{"port":81}}}`,
+		Probers: `{"/app-health/app/readyz":{"httpGet":{"path":"/ready","port":8080},"timeoutSeconds":60},"/app-health/app/livez":{"tcpSocket":{"port":81},"timeoutSeconds":60}}`,
 		Root:    writePEM(t, dir, "ca.pem", pemText(server.ca.cert)), Token: writePEM(t, dir, "token", "token"),
 	}
 	sidecar := hosts.pod.start(self, config)

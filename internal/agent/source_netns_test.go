@@ -113,7 +113,7 @@ func TestNeighbourLearnsNothing(t *testing.T) {
 		agent := fmt.Sprintf("10.78.0.2:%d", port)
 		sidecar := pod.start(self, testProxy{
 			Account: "sleep", Address: "10.78.0.2", CA: "10.78.0.1:1", Envoy: "/nowhere", Certs: dir, Config: dir, Root: "none", Token: "none", Port: port,
-			Probers: `{"/app-health/app/readyz":{"httpGet":{"port":8080}},"/app-lifecycle/app/prestopz":{"httpGet":{"port":8080}}}`,
+			Probers: `{"/app-health/app/readyz":{"httpGet":{"port":8080},"timeoutSeconds":60},"/app-lifecycle/app/prestopz":{"httpGet":{"port":8080}}}`,
 		})
 		eventually(t, "the agent's port", func() bool {
 			code, _, _ := node.get(root, agent, "/app-health/app/readyz")

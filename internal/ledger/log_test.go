@@ -166,7 +166,7 @@ func (g gated) Write(p []byte) (int, error) {
 // slow.
 func TestConcurrentAppend(t *testing.T) {
 	w := &faulty{}
-	l, err := New(w, Options{Replica: "a", Key: newKey(t), Every: 50})
+	l, err := New(w, Options{Replica: "a", Key: newKey(t), Every: 50, Stall: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

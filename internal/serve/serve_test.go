@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/garrison-mesh/garrison/internal/meshtest"
 )
 
 func TestAllReturnsTheFirstErrorByName(t *testing.T) {
@@ -52,12 +53,7 @@ func TestAllEndsQuietlyWithItsContext(t *testing.T) {
 }
 
 func TestHTTPLingersThenFinishesWhatIsUnderWay(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := meshtest.Address(t)
 	entered, leave := make(chan bool), make(chan bool)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

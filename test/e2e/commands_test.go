@@ -57,19 +57,27 @@ func run(ts *testscript.TestScript, stdin []byte, program string, args ...string
 	return stdout.String(), nil
 }
 
-// namespace VAR [LABEL=VALUE…] makes a namespace of its own for the script, waits
-// for its default service account and puts its name into $VAR. It is gone when
-// the script ends.
+// namespace VAR [LABEL=VALUE…] [@ANNOTATION=VALUE…] makes a namespace of its own for the
+// script, waits for its default service account and puts its name into $VAR. It is gone
+// when the script ends.
 func namespace(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: namespace VAR [label=value...]")
+		ts.Fatalf("usage: namespace VAR [label=value...] [@annotation=value...]")
 	}
-	manifest := "apiVersion: v1\nkind: Namespace\nmetadata:\n  generateName: e2e-\n  labels: {e2e: \"true\""
-	for _, label := range args[1:] {
-		key, value, _ := strings.Cut(label, "=")
-		manifest += fmt.Sprintf(", %q: %q", key, value)
+	labels, annotations := map[string]string{"e2e": "true"}, map[string]string{}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		if annotation, ok := strings.CutPrefix(key, "@"); ok {
+			annotations[annotation] = value
+		} else {
+			labels[key] = value
+		}
 	}
-	out, err := run(ts, []byte(manifest+"}\n"), "kubectl", "create", "-f", "-", "-o", "jsonpath={.metadata.name}")
+	manifest, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{
+		"generateName": "e2e-", "labels": labels, "annotations": annotations,
+	}})
+	ts.Check(err)
+	out, err := run(ts, manifest, "kubectl", "create", "-f", "-", "-o", "jsonpath={.metadata.name}")
 	ts.Check(err)
 	name := strings.TrimSpace(out)
 	ts.Defer(func() { _, _ = run(ts, nil, "kubectl", "delete", "namespace", name, "--wait=false") })

@@ -37,12 +37,11 @@ func start(t *testing.T, p port) string {
 			t.Error(err)
 		}
 	})
-	for range 100 {
-		if conn, err := net.DialTimeout("tcp", p.addr, time.Second); err == nil {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+		if conn, err := net.DialTimeout("tcp", p.addr, time.Minute); err == nil {
 			_ = conn.Close()
 			return p.addr
 		}
-		<-time.After(20 * time.Millisecond)
 	}
 	t.Fatalf("%s does not listen", p.addr)
 	return ""
