@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	startTimeout = time.Minute // of a cold start on a busy machine
-	stopTimeout  = 10 * time.Second
+	startTimeout = 5 * time.Minute // of a cold start on a busy machine
+	stopTimeout  = time.Minute
 )
 
 // APIServer starts a Kubernetes API server of the test's own, with etcd and nothing
