@@ -22,7 +22,7 @@ func testLease(t *testing.T, l lab) {
 	terms := make(chan string)
 	stand := func(identity string) (stop func()) {
 		lease := Lease{Namespace: ns, Name: name, Identity: identity, Log: logger(t),
-			Duration: 30 * time.Second, RenewDeadline: 3 * time.Second, RetryPeriod: time.Second}
+			Duration: 30 * time.Second, RenewDeadline: 6 * time.Second, RetryPeriod: 2 * time.Second}
 		return run(t, func(ctx context.Context) error {
 			return api.Lead(ctx, lease, func(ctx context.Context) error {
 				if n := leading.Add(1); n != 1 {
@@ -79,7 +79,7 @@ func testLease(t *testing.T, l lab) {
 			if err != nil {
 				return err
 			}
-			thief, now, duration := "thief", metav1.NowMicro(), int32(4) // which b hears of, and has lost by then
+			thief, now, duration := "thief", metav1.NowMicro(), int32(8) // which b hears of, and has lost by then
 			lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &thief, RenewTime: &now, AcquireTime: &now, LeaseDurationSeconds: &duration}
 			_, err = leases.Update(t.Context(), lease, metav1.UpdateOptions{})
 			return err
